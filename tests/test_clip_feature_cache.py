@@ -26,7 +26,7 @@ from ipo_dspy.clip import image_features as images
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_cache import FeatureCache, origin
-from ipo_dspy.clip.image_features import READING, check_images, encode_images
+from ipo_dspy.clip.image_features import check_images, encode_images
 from ipo_dspy.clip.lmdb_segments import data_file
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.lru import TensorLRU
@@ -151,19 +151,21 @@ def test_the_same_model_elsewhere_is_the_same(
     assert moved.calls == []
 
 
-def test_what_features_depend_on_besides(toy: Counted) -> None:
-    one = origin(toy.backbone, READING)
+def test_what_features_depend_on_besides(toy: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = origin(toy.backbone)
     assert one.fingerprint == toy.backbone.fingerprint
     assert one.arithmetic == "float32, cpu, matmul highest"
-    assert one.software.startswith(f"reading {READING}, Pillow ")
+    assert one.software.startswith(f"reading {cache.READING}, Pillow ")
     for package in ("libjpeg", "torch", "torchvision", "open_clip_torch"):
         assert f", {package} " in one.software
-    assert origin(toy.backbone, READING + 1) != one
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "READING", cache.READING + 1)
+        assert origin(toy.backbone) != one
     with torch.autocast("cpu", torch.bfloat16):
-        assert origin(toy.backbone, READING).arithmetic == "float32, cpu, matmul highest, autocast torch.bfloat16"
+        assert origin(toy.backbone).arithmetic == "float32, cpu, matmul highest, autocast torch.bfloat16"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
-    assert origin(toy.backbone, READING) != one
+    assert origin(toy.backbone) != one
     torch.set_float32_matmul_precision(before)
 
 
@@ -174,7 +176,7 @@ def test_what_is_known_is_not_decoded(toy: Counted, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is not an image"):
         check_images([broken], backbone=toy.backbone)
     row = torch.arange(16.0)
-    FeatureCache(toy.backbone, READING).store_on_disk({sha256(b"no image").hexdigest(): row})
+    FeatureCache(toy.backbone).store_on_disk({sha256(b"no image").hexdigest(): row})
     toy.forget()
     check_images([broken], backbone=toy.backbone)
     assert torch.equal(toy.features([broken])[0], row)

@@ -59,9 +59,10 @@ def calls(toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_class_features_agree_with_encode_text(kind: str) -> None:
+def test_class_features_agree_with_encode_text(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = shared_toy(kind)
-    quick = text.class_features(toy, TEMPLATES, CLASSES, batch_size=5)
+    monkeypatch.setattr(text, "BATCH", 5)
+    quick = text.class_features(toy, TEMPLATES, CLASSES)
     plain = text.plain_class_features(toy, TEMPLATES, CLASSES)
     assert quick.shape == (len(TEMPLATES), len(CLASSES), 16)
     assert quick.dtype == torch.float32
@@ -80,20 +81,17 @@ def test_class_features_are_those_of_open_clips_zero_shot_classifier(toy: Backbo
     torch.testing.assert_close(text.class_features(toy, [template], CLASSES)[0], theirs.T, rtol=0, atol=BOUND)
 
 
-def test_a_batch_has_one_text_at_least(toy: Backbone) -> None:
-    with pytest.raises(InputError, match="batch_size must be an integer of at least 1, got 0"):
-        text.encode_token_lists(toy, [(1, 2)], batch_size=0)
-
-
 @settings(max_examples=25, deadline=None)
-@given(texts=st.lists(WORDS, min_size=1, max_size=9), batch_size=st.integers(1, 10))
-def test_any_list_and_batch_size_gives_the_features_one_by_one(
-    toy: Backbone, texts: list[str], batch_size: int
+@given(texts=st.lists(WORDS, min_size=1, max_size=9), nodes=st.integers(1, 50))
+def test_any_list_in_chunks_of_any_size_gives_the_features_one_by_one(
+    toy: Backbone, texts: list[str], nodes: int
 ) -> None:
     lists = [ids for ids in toy.token_ids(texts) if len(ids) <= toy.context_length]
     if not lists:
         return
-    together = text.encode_token_lists(toy, lists, batch_size=batch_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "NODES", nodes)
+        together = text.encode_token_lists(toy, lists)
     alone = torch.cat([toy.encode_tokens_plain([ids]) for ids in lists])
     torch.testing.assert_close(together, alone, rtol=0, atol=BOUND)
 

@@ -25,7 +25,7 @@ from benchmarks.common import Size, interleaved, seconds, table
 from benchmarks.images import photographs
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import origin
-from ipo_dspy.clip.image_features import READING, encode_images
+from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.distributed import RayScorer
 from ipo_dspy.distributed.cluster import Cluster, load_ray
@@ -158,7 +158,7 @@ def stored(backbone: Backbone, folder: Path, number: int, features: Tensor, targ
     """A partition whose features [n, D] are on disk already, so that no worker encodes it."""
     count, labels = len(features), tuple(map(str, targets.tolist()))
     part = Listed(0, count, (str(number).encode(),) * count, labels)
-    name = file_name(origin(backbone, READING), part.stamp() or "")
+    name = file_name(origin(backbone), part.stamp() or "")
     write(str(folder), name, StoredPartition(features, labels, tuple(range(count)), ("",) * count, ()))
     return part
 

@@ -21,6 +21,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_store import FeatureStore
+from ipo_dspy.clip.image_io import READING
 from ipo_dspy.clip.lmdb_segments import CacheNamespace
 from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.errors import StoreError, StoreFullError
@@ -35,17 +36,16 @@ class FeatureCache:
 
     Args:
         backbone: the model; its `image_memo` is the cache in memory.
-        reading: version of image decoding.
         on_disk: also read and write the cache on disk.
 
     Raises:
         InputError: the size limit in the environment is not valid.
     """
 
-    def __init__(self, backbone: Backbone, reading: int, *, on_disk: bool = True) -> None:
+    def __init__(self, backbone: Backbone, *, on_disk: bool = True) -> None:
         self._memo = backbone.image_memo
         self._disk = _disk() if on_disk else None
-        self._origin = origin(backbone, reading)
+        self._origin = origin(backbone)
 
     def get(self, key: str) -> Tensor | None:
         """Return the features [D] of the image with this hash, float32 on the CPU, or None."""
@@ -111,7 +111,7 @@ def _disk() -> FailSafeStore | None:
     return disk
 
 
-def origin(backbone: Backbone, reading: int) -> CacheNamespace:
+def origin(backbone: Backbone) -> CacheNamespace:
     """Return everything besides the image that features depend on in this process."""
     kind = backbone.device.type
     parts = [backbone.identity["dtype"], kind, f"matmul {torch.get_float32_matmul_precision()}"]
@@ -119,7 +119,7 @@ def origin(backbone: Backbone, reading: int) -> CacheNamespace:
         parts.append(f"autocast {torch.get_autocast_dtype(kind)}")
     library = "transformers" if backbone.name.startswith(TRANSFORMERS) else "open_clip_torch"
     shown = f"{canonical_model_name(backbone.name)} {backbone.pretrained or ''}".strip()
-    return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {reading}, {_software(library)}", shown)
+    return CacheNamespace(backbone.fingerprint, ", ".join(parts), f"reading {READING}, {_software(library)}", shown)
 
 
 @functools.cache

@@ -23,7 +23,6 @@ from ipo_dspy.argument_checks import require_int
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import FeatureCache
 from ipo_dspy.clip.feature_dtype import FeatureBuffer
-from ipo_dspy.clip.image_io import READING as READING
 from ipo_dspy.clip.image_io import ImageSource as ImageSource
 from ipo_dspy.clip.image_io import identify, is_remote
 from ipo_dspy.clip.image_io import open_image as open_image
@@ -105,7 +104,7 @@ def encode_images(
     threads = num_threads or _DEFAULT_THREADS
     if not (skip_unreadable or checked) and len(sources) > batch_size and backbone.device.type == "cpu":
         check_images(sources, backbone=backbone, num_threads=threads, on_disk=on_disk)
-    cache = FeatureCache(backbone, READING, on_disk=on_disk)
+    cache = FeatureCache(backbone, on_disk=on_disk)
     prepare = functools.partial(_prepare, backbone, cache, allow_url=allow_url)
     for index, outcome in enumerate(_in_order(prepare, sources, batch_size + threads, threads)):
         if isinstance(outcome, ImageError):
@@ -146,9 +145,7 @@ def check_images(
         ImageError: images that cannot be read: how many, and the first `MAX_NAMED` by name.
     """
     threads = num_threads or _DEFAULT_THREADS
-    unreadable = functools.partial(
-        _unreadable, None if backbone is None else FeatureCache(backbone, READING, on_disk=on_disk)
-    )
+    unreadable = functools.partial(_unreadable, None if backbone is None else FeatureCache(backbone, on_disk=on_disk))
     bad: list[tuple[int, ImageError]] = []
     for index, error in enumerate(_in_order(unreadable, sources, 2 * threads, threads)):
         if error is not None:

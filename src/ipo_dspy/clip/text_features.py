@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.argument_checks import require_int
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.prefix_trie import TokenList, chunks
 from ipo_dspy.clip.template_tokens import ClassTexts, filled_token_lists, texts_of
@@ -23,11 +22,11 @@ from ipo_dspy.template import Template
 
 NODES = 16_384
 """Nodes in one pass: about 400 MB at the width of ViT-B, and enough for the matrix products to be efficient."""
+BATCH = 256
+"""Token lists in one pass of a tower that shares no prefixes."""
 
 
-def class_features(
-    backbone: Backbone, templates: Sequence[Template], classes: ClassTexts, *, batch_size: int = 256
-) -> Tensor:
+def class_features(backbone: Backbone, templates: Sequence[Template], classes: ClassTexts) -> Tensor:
     """Features of every class under every template: [T, C, D], float32, normalized, on the CPU.
 
     Several lines of one template, and several texts of one class, are averaged after normalizing and the mean is
@@ -48,7 +47,7 @@ def class_features(
         missing = [line for line in lines if line not in by_line]
         if missing:
             filled = [filled_token_lists(backbone, lines[line], names) for line in missing]
-            features = encode_token_lists(backbone, list(itertools.chain(*filled)), batch_size=batch_size)
+            features = encode_token_lists(backbone, list(itertools.chain(*filled)))
             counts = [len(texts_of(entry)) for entry in names]
             for line, part in zip(missing, torch.split(F.normalize(features, dim=-1), sum(counts)), strict=True):
                 by_line[line] = _mean_of_texts(part, counts)
@@ -89,18 +88,13 @@ def plain_class_features(backbone: Backbone, templates: Sequence[Template], clas
     return torch.stack(rows).reshape(len(templates), len(classes), -1)  # [T, C, D]
 
 
-def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList], *, batch_size: int = 256) -> Tensor:
-    """Return features of token lists, each distinct one encoded once: [M, D], float32, normalized, on the CPU.
-
-    Raises:
-        InputError: `batch_size` is below 1.
-    """
-    require_int("batch_size", batch_size, 1)
+def encode_token_lists(backbone: Backbone, lists: Sequence[TokenList]) -> Tensor:
+    """Return features of token lists, each distinct one encoded once: [M, D], float32, normalized, on the CPU."""
     distinct = sorted(set(lists))
     if backbone.shares_prefixes:
         parts = [backbone.encode_shared(piece).cpu() for piece in chunks(distinct, NODES)]
     else:
-        starts = range(0, len(distinct), batch_size)
-        parts = [backbone.encode_tokens_plain(distinct[start : start + batch_size]).cpu() for start in starts]
+        starts = range(0, len(distinct), BATCH)
+        parts = [backbone.encode_tokens_plain(distinct[start : start + BATCH]).cpu() for start in starts]
     index = {tokens: number for number, tokens in enumerate(distinct)}
     return torch.cat(parts)[[index[tokens] for tokens in lists]]  # [M, D]

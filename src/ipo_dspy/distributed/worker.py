@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_cache import origin
-from ipo_dspy.clip.image_features import READING, encode_images, open_image
+from ipo_dspy.clip.image_features import encode_images, open_image
 from ipo_dspy.data.dataset import class_name, unknown_class
 from ipo_dspy.distributed.model_ref import ModelRef
 from ipo_dspy.distributed.partition_store import StoredPartition, file_name, read, write
@@ -155,7 +155,7 @@ def _features(job: EncodeJob, part: Partition) -> StoredPartition:
     stamp = None if job.store is None else part.stamp()
     if job.store is None or stamp is None:
         return _encode(job, backbone, part)
-    name = file_name(origin(backbone, READING), stamp)
+    name = file_name(origin(backbone), stamp)
     stored = read(job.store, name)
     if stored is None:
         stored = _encode(job, backbone, part)
