@@ -27,6 +27,7 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.cache_config import cache_folder, cache_limit
 from ipo_dspy.clip.feature_cache import FeatureCache, origin
 from ipo_dspy.clip.image_features import check_images, encode_images
+from ipo_dspy.clip.image_io import READING
 from ipo_dspy.clip.lmdb_segments import data_file
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.clip.lru import TensorLRU
@@ -155,11 +156,11 @@ def test_what_features_depend_on_besides(toy: Counted, monkeypatch: pytest.Monke
     one = origin(toy.backbone)
     assert one.fingerprint == toy.backbone.fingerprint
     assert one.arithmetic == "float32, cpu, matmul highest"
-    assert one.software.startswith(f"reading {cache.READING}, Pillow ")
+    assert one.software.startswith(f"reading {READING}, Pillow ")
     for package in ("libjpeg", "torch", "torchvision", "open_clip_torch"):
         assert f", {package} " in one.software
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "READING", cache.READING + 1)
+        patch.setattr(cache, "READING", READING + 1)
         assert origin(toy.backbone) != one
     with torch.autocast("cpu", torch.bfloat16):
         assert origin(toy.backbone).arithmetic == "float32, cpu, matmul highest, autocast torch.bfloat16"

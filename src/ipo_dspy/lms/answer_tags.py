@@ -16,8 +16,8 @@ _BEFORE = 100
 def tag_contents(text: str) -> tuple[list[str], list[str]]:
     r"""Return the contents of tags that begin a line, and those of tags within sentences, which must be closed.
 
-    >>> tag_contents("<INS>crane: crane bird\nOr I could write <INS>nail: metal nail</INS>")
-    (['crane: crane bird\nOr I could write '], ['nail: metal nail'])
+    >>> tag_contents("<INS>crane: crane bird</INS>\nOr I could write <INS>nail: metal nail</INS>")
+    (['crane: crane bird'], ['nail: metal nail'])
     """
     own_lines: list[str] = []
     inline: list[str] = []
