@@ -33,11 +33,7 @@ def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> B
 
 
 def open_descriptor(path: str | os.PathLike[str], flags: int, *, limit: int | None = None) -> int:
-    """Return a descriptor of a regular file opened with `flags`, for uses other than reading.
-
-    Raises:
-        OSError: the same errors as `open_regular`.
-    """
+    """Return a descriptor of a regular file opened with `flags`; for reading, see `open_regular`."""
     # Without O_NONBLOCK, opening a named pipe would block until a process opens its other end.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -78,11 +74,7 @@ def read_json(path: str | os.PathLike[str], *, limit: int) -> Any:
 
 
 def atomic_write(target: Path, data: bytes) -> None:
-    """Write to a temporary file in the same folder, sync it, and rename it; a partial file is removed.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write to a temporary file in the same folder, sync it, and rename it; a partial file is removed."""
     part = target.parent / f".{target.name}.{uuid.uuid4().hex}.part"
     try:
         with part.open("wb") as file:

@@ -99,12 +99,7 @@ def _with_present_mode(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a module that resolves its old names, with a `DeprecationWarning`.
-
-    Args:
-        module: `__name__` of the module.
-        names: old name -> current name.
-    """
+    """Return a `__getattr__` for a module that resolves old names (`names`: old to current) with a warning."""
 
     def get(name: str) -> Any:
         if name not in names:

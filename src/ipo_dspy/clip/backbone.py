@@ -168,11 +168,7 @@ class Backbone:
             return self._tokens.ids(texts)
 
     def encode_shared(self, ids: Sequence[TokenList]) -> Tensor:
-        """Return the features [M, D] of M distinct, sorted token lists, on `device`; only where `shares_prefixes`.
-
-        Raises:
-            InputError: no list, or one that is longer than the context.
-        """
+        """Return the features [M, D] of M distinct, sorted token lists, on `device`; only where `shares_prefixes`."""
         self._check_lengths(ids)
         tower = text_tower.text_tower(self.model)
         fitting = [row for row in ids if prefix.can_encode(tower, row)]
@@ -184,11 +180,7 @@ class Backbone:
             return torch.cat(parts)[[index[row] for row in ids]]
 
     def encode_tokens_plain(self, ids: Sequence[tuple[int, ...]]) -> Tensor:
-        """Return the features [M, D] of M token lists by the model's own `encode_text`, padded as it was trained.
-
-        Raises:
-            InputError: no list, or one that is longer than the context.
-        """
+        """Return the features [M, D] of M token lists by the model's own `encode_text`, padded as it was trained."""
         self._check_lengths(ids)
         with torch.no_grad(), limited_to(self.cpu_threads.count):
             tokens = self._tokens.padded(ids).to(self.device)  # [M, L]
@@ -211,15 +203,12 @@ class Backbone:
         }
 
     def token_table(self, ids: Sequence[TokenList]) -> Tensor:
-        """Pad M token lists to one table [M, L] on `device`, L the longest of these.
-
-        Raises:
-            InputError: no list, or one that is longer than the context.
-        """
+        """Pad M token lists to one table [M, L] on `device`, L the longest of these."""
         self._check_lengths(ids)
         return self._tokens.padded(ids, max(map(len, ids))).to(self.device)
 
     def _check_lengths(self, ids: Sequence[tuple[int, ...]]) -> None:
+        """Raise `InputError` for no list, or one that is longer than the context."""
         if not ids:
             raise InputError("no token lists to encode; pass at least one")
         longest = max(map(len, ids))

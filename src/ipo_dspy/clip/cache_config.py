@@ -29,11 +29,7 @@ def cache_folder() -> Path | None:
 
 
 def cache_limit() -> int:
-    """Return the maximum size of the cache in bytes.
-
-    Raises:
-        InputError: the setting is not a size, or too small.
-    """
+    """Return the maximum size of the cache in bytes; raise `InputError` if it is not a size, or too small."""
     setting = os.environ.get(LIMIT, "").strip()
     if not setting:
         return DEFAULT_LIMIT

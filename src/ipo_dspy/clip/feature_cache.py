@@ -34,12 +34,7 @@ logger = logging.getLogger(__name__)
 class FeatureCache:
     """Features of images by content, for a model and the current settings of PyTorch.
 
-    Args:
-        backbone: the model; its `image_memo` is the cache in memory.
-        on_disk: also read and write the cache on disk.
-
-    Raises:
-        InputError: the size limit in the environment is not valid.
+    `backbone.image_memo` is the cache in memory. Raises `InputError` if the size limit in the environment is not valid.
     """
 
     def __init__(self, backbone: Backbone, *, on_disk: bool = True) -> None:

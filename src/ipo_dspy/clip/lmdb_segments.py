@@ -241,11 +241,7 @@ def folder_lock(folder: Path) -> FileLock:
 
 
 def remove(folder: Path) -> None:
-    """Remove the files of a store at once; processes that have it open can continue.
-
-    Raises:
-        StoreError: the folder contains other files.
-    """
+    """Remove the files of a store that others may have open; raise `StoreError` if the folder contains other files."""
     if folder.exists():
         others = sorted({path.name for path in folder.iterdir()} - set(_FILES))
         if others:

@@ -212,11 +212,7 @@ def _refuse_code(text_model: str) -> None:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device that a name means on this machine; see `load_backbone`.
-
-    Raises:
-        ModelError: no device has this name, or this machine lacks it.
-    """
+    """Return the device that a name means; raise `ModelError` for no device, or one that this machine lacks."""
     mps = torch.backends.mps.is_available()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")

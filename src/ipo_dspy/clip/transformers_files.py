@@ -89,11 +89,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the config.json of a folder.
-
-    Raises:
-        ModelError: it is missing or not a JSON object.
-    """
+    """Return the config.json of a folder; raise `ModelError` if it is missing or not a JSON object."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelError(f"no {CONFIG_FILE} in {str(folder)!r:.200}", hint=HOW_TO_SAVE)
@@ -107,11 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: Mapping[str, Any], shown: str) -> Family:
-    """Return the family of a config.
-
-    Raises:
-        ModelError: it is of another kind; the message lists the families.
-    """
+    """Return the family of a config; raise `ModelError` for one of another kind, with a list of the families."""
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
         return FAMILIES[kind]

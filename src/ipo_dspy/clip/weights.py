@@ -70,11 +70,7 @@ def check_name(name: str) -> None:
 
 
 def check_pretrained(name: str, pretrained: str) -> None:
-    """Check that a model of open_clip has weights of this tag; the path of a file need not exist before it is loaded.
-
-    Raises:
-        ModelError: it has no such weights.
-    """
+    """Raise `ModelError` if a model of open_clip has no such weights; a file need not exist before it is loaded."""
     if not isinstance(pretrained, str):
         hint = Hint("for example {pretrained}", pretrained=DEFAULT_PRETRAINED)
         raise ModelError("must be a tag or the path of a file", argument="pretrained", value=pretrained, hint=hint)

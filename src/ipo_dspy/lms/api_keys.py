@@ -34,11 +34,7 @@ def is_self_hosted(model: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_key(lm: dspy.BaseLM, *, role: str) -> None:
-    """Check that a key is set if the provider requires one and the model uses LiteLLM.
-
-    Raises:
-        LanguageModelError: the key is missing; the hint names the variable to set.
-    """
+    """Raise `LanguageModelError` if a model uses LiteLLM, its provider requires a key, and none is set."""
     if getattr(lm, "engine", None) != "litellm":
         return
     if variable := missing_key(lm.model, lm.kwargs):

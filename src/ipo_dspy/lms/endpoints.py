@@ -77,11 +77,7 @@ def origin(address: str) -> str:
 
 
 def check_port_open(lm: dspy.BaseLM, *, role: str) -> None:
-    """Check that a server listens at a model's custom base URL, instead of retrying requests to a closed port.
-
-    Raises:
-        LanguageModelError: the host does not exist, or refuses the connection.
-    """
+    """Raise `LanguageModelError` if nothing listens at a custom base URL, instead of retrying requests to it."""
     parts = _split(_address_of(lm))
     if not parts.hostname or not (port := _port(parts)):
         return

@@ -18,11 +18,7 @@ from ipo_dspy.run.ledger import Ledger, LMResponse
 
 
 def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> None:
-    """Refuse a cost limit if a price is unknown, because it could not be enforced.
-
-    Raises:
-        InputError: a model has no price; the hint says what to pass instead.
-    """
+    """Raise `InputError` for a cost limit if a model has no price, because it could not be enforced."""
     for role, lm in models.items() if max_cost is not None else ():
         if price_of(lm, 1, 1) is None:
             name = str(getattr(lm, "model", type(lm).__name__))
@@ -35,11 +31,7 @@ def check_prices(models: Mapping[str, dspy.BaseLM], max_cost: float | None) -> N
 
 
 def check_rates(lm: dspy.BaseLM, *, role: str) -> None:
-    """Refuse incomplete or negative prices.
-
-    Raises:
-        InputError: a rate is missing or is not a number of at least 0.
-    """
+    """Raise `InputError` for incomplete or negative prices."""
     rates: dict[str, Any] = {name: getattr(lm, "kwargs", {}).get(name) for name in RATES}
     for name, rate in rates.items() if any(rate is not None for rate in rates.values()) else ():
         if not has_type(rate, float, largest=math.inf) or rate < 0:
@@ -63,11 +55,7 @@ def _identity(lm: dspy.BaseLM) -> tuple[Any, ...]:
 
 
 def ping_once(ledger: Ledger, lm: dspy.BaseLM, *, role: str, with_image: bool = False) -> None:
-    """Send a minimal request to check that a model is available and accepts the key (and images); once per run.
-
-    Raises:
-        LanguageModelError: the request failed; the hint suggests a fix.
-    """
+    """Raise `LanguageModelError` unless a model is available and accepts the key (and images); asked once per run."""
     if not isinstance(getattr(lm, "engine", None), str):
         return  # a stub or a custom engine, which has no address
 

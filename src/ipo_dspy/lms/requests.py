@@ -50,19 +50,10 @@ def request(
     read: Read | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> LMResponse:
-    """Send a request, and retry it after transient errors; see `retry_notices`.
+    """Send a request, and retry it after transient errors (`retry_notices`); raise `LMError` without a response.
 
-    Args:
-        lm: the model.
-        adapter: formats the request.
-        signature: the task.
-        inputs: values of the input fields.
-        field: output field with a text or a list of texts.
-        read: parses a completion instead of the adapter.
-        config: settings of this request, e.g. `n` and `rollout_id`.
-
-    Raises:
-        LMError: no response was received.
+    `field` is the output with a text or a list of texts; `read` parses a completion instead of the adapter; `config`
+    has settings of this request, such as `n` and `rollout_id`.
     """
     prepare(lm)
     predict = dspy.Predict(signature)

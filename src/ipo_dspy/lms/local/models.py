@@ -69,11 +69,7 @@ _lock = threading.Lock()
 
 
 def load(source: LocalModelSpec) -> LoadedModel:
-    """Return a model, loaded at the first call.
-
-    Raises:
-        LocalModelError: the model does not exist, is incomplete, or does not support the settings.
-    """
+    """Return a model, loaded at the first call; raise `LocalModelError` if it is missing, incomplete or unsuitable."""
     if source not in _loaded:
         with _lock:
             if source not in _loaded:
