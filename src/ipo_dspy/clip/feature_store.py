@@ -39,19 +39,12 @@ _STORES: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """Contents of a store for one origin.
+    """Contents of a store for one origin."""
 
-    Attributes:
-        origin: model and setup of the features.
-        images: number of images.
-        bytes: size on disk.
-        used: last use, in seconds since 1970.
-    """
-
-    origin: CacheNamespace
-    images: int
-    bytes: int
-    used: float
+    origin: CacheNamespace  # model and setup of the features
+    images: int  # number of images
+    bytes: int  # size on disk
+    used: float  # last use, in seconds since 1970
 
 
 class FeatureStore:

@@ -29,15 +29,10 @@ _SWITCHES: Mapping[str, str] = {"refused": "HF_HUB_OFFLINE", "anonymous": "HF_HU
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """The hub as the loading of one model may use it.
+    """The hub as the loading of one model may use it."""
 
-    Attributes:
-        cache_dir: folder of downloads; None for the default of huggingface_hub.
-        downloads: permission to fetch missing files.
-    """
-
-    cache_dir: str | None = None
-    downloads: Downloads = "allowed"
+    cache_dir: str | None = None  # folder of downloads; None for the default of huggingface_hub
+    downloads: Downloads = "allowed"  # permission to fetch missing files
 
     @contextlib.contextmanager
     def restrict(self) -> Iterator[None]:

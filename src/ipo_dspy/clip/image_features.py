@@ -35,19 +35,12 @@ _DEFAULT_THREADS = min(16, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Features of the images that could be read.
+    """Features of the images that could be read."""
 
-    Attributes:
-        features: [N, D], float32 or, of very many images, float16 (`clip.feature_dtype`), normalized, on the CPU.
-        kept: for each row of `features`, the index of its source.
-        keys: for each row, a hash of the image's content.
-        skipped: index and message of each source that could not be read.
-    """
-
-    features: Tensor
-    kept: tuple[int, ...]
-    keys: tuple[str, ...]
-    skipped: tuple[tuple[int, str], ...]
+    features: Tensor  # [N, D], float32 or, of very many images, float16 (`clip.feature_dtype`), normalized, on the CPU
+    kept: tuple[int, ...]  # for each row of `features`, the index of its source
+    keys: tuple[str, ...]  # for each row, a hash of the image's content
+    skipped: tuple[tuple[int, str], ...]  # index and message of each source that could not be read
 
     def __repr__(self) -> str:
         return f"EncodedImages({len(self.kept)} of width {self.features.shape[-1]}, {len(self.skipped)} skipped)"

@@ -47,35 +47,22 @@ _ABOUT, _SCHEMA, _TABLE = b"about", b"schema", b"segments"
 
 @dataclass(frozen=True, slots=True)
 class CacheNamespace:
-    """Everything besides the image that features depend on.
+    """Everything besides the image that features depend on."""
 
-    Attributes:
-        fingerprint: of the model: weights, architecture, transform.
-        arithmetic: number format, kind of device and precision that it ran with.
-        software: versions of all that reads, resizes and computes.
-        name: name of the model as the user passed it; it does not count in comparisons.
-    """
-
-    fingerprint: str
-    arithmetic: str
-    software: str
-    name: str = field(compare=False)
+    fingerprint: str  # of the model: weights, architecture, transform
+    arithmetic: str  # number format, kind of device and precision that it ran with
+    software: str  # versions of all that reads, resizes and computes
+    name: str = field(compare=False)  # name of the model as the user passed it; it does not count in comparisons
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Features of one model and setup, up to a size; evicted as a whole.
+    """Features of one model and setup, up to a size; evicted as a whole."""
 
-    Attributes:
-        slot: number of its database.
-        origin: model and setup of the features.
-        began, used: first and last use, in seconds since 1970.
-    """
-
-    slot: int
-    origin: CacheNamespace
-    began: float
-    used: float
+    slot: int  # number of its database
+    origin: CacheNamespace  # model and setup of the features
+    began: float  # first use, in seconds since 1970
+    used: float  # last use
 
 
 Table: TypeAlias = dict[CacheNamespace, tuple[Segment, ...]]

@@ -19,19 +19,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class PrefixGroup:
-    """Runs of nodes that begin at the same depth and have the same length, one after the other.
+    """Runs of nodes that begin at the same depth and have the same length, one after the other."""
 
-    Attributes:
-        first: first node of the first run.
-        count: number of runs, B.
-        length: nodes of each.
-        ancestors: [B, depth], the nodes before each run, from the root on.
-    """
-
-    first: int
-    count: int
-    length: int
-    ancestors: Indices
+    first: int  # first node of the first run
+    count: int  # number of runs, B
+    length: int  # nodes of each
+    ancestors: Indices  # [B, depth], the nodes before each run, from the root on
 
     @property
     def depth(self) -> int:
@@ -41,19 +34,12 @@ class PrefixGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefixPlan:
-    """Nodes in the order of their groups, and the end of each list.
+    """Nodes in the order of their groups, and the end of each list."""
 
-    Attributes:
-        tokens: [N], the token of each node.
-        positions: [N], the number of tokens before it.
-        groups: the runs; each list has one, whose last node is its end.
-        places: [M], for each list the index of its run among all runs of all groups.
-    """
-
-    tokens: Indices
-    positions: Indices
-    groups: tuple[PrefixGroup, ...]
-    places: Indices
+    tokens: Indices  # [N], the token of each node
+    positions: Indices  # [N], the number of tokens before it
+    groups: tuple[PrefixGroup, ...]  # the runs; each list has one, whose last node is its end
+    places: Indices  # [M], for each list the index of its run among all runs of all groups
 
     @property
     def nodes(self) -> int:

@@ -42,23 +42,14 @@ SECONDS = 600.0
 
 @dataclass
 class Exchange:
-    """A request in progress, with what the transport observed.
+    """A request in progress, with what the transport observed."""
 
-    Attributes:
-        seconds: time limit of the request.
-        ends: the time when it is reached, by `time.monotonic()`.
-        fault: the reason why it was aborted.
-        status: status code of the latest response; None before the first one.
-        beginning: first bytes of that response.
-        retry_after: `Retry-After` header of that response.
-    """
-
-    seconds: float
-    ends: float
-    fault: LMError | None = None
-    status: int | None = None
-    beginning: bytes = b""
-    retry_after: str | None = None
+    seconds: float  # time limit of the request
+    ends: float  # the time when it is reached, by `time.monotonic()`
+    fault: LMError | None = None  # the reason why it was aborted
+    status: int | None = None  # status code of the latest response; None before the first one
+    beginning: bytes = b""  # first bytes of that response
+    retry_after: str | None = None  # `Retry-After` header of that response
 
     def send(self, request: httpx.Request, handle: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
         """Send a request and read its response, both within the limits; `fault` says which one was exceeded."""

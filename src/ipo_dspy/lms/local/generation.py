@@ -29,26 +29,19 @@ _IGNORED = {"max_retries", "response_format", "stream", "stream_options", "timeo
 
 
 class GenerationConfig(pydantic.BaseModel):
-    """Sampling settings; None uses the model's own generation settings.
-
-    Attributes:
-        n: number of samples.
-        temperature: 0 is greedy decoding, which makes all samples identical.
-        seed: makes samples reproducible; None gives new ones each time.
-        stop: stop strings; the answer ends before the first one.
-    """
+    """Sampling settings; None uses the model's own generation settings."""
 
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    n: int = Field(1, gt=0)
+    n: int = Field(1, gt=0)  # number of samples
     max_tokens: int = Field(MAX_TOKENS, gt=0)
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0)  # 0 is greedy decoding, which makes all samples identical
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Sequence[str] = ()
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)  # makes samples reproducible; None gives new ones each time
+    stop: Sequence[str] = ()  # stop strings; the answer ends before the first one
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,12 @@ class LocalModelError(Exception):
 
 @dataclass(frozen=True)
 class LocalModelSpec:
-    """Key of a loaded model: requests with equal specs share its weights.
+    """Key of a loaded model: requests with equal specs share its weights."""
 
-    Attributes:
-        name: model on the Hugging Face Hub, or a folder written by `save_pretrained`.
-        device: PyTorch device; by default an accelerator if available.
-        dtype: PyTorch dtype; by default that of the saved weights.
-        trust_remote_code: whether to run Python files that come with the model.
-    """
-
-    name: str
-    device: str | None = None
-    dtype: str = "auto"
-    trust_remote_code: bool = False
+    name: str  # model on the Hugging Face Hub, or a folder written by `save_pretrained`
+    device: str | None = None  # PyTorch device; by default an accelerator if available
+    dtype: str = "auto"  # PyTorch dtype; by default that of the saved weights
+    trust_remote_code: bool = False  # whether to run Python files that come with the model
 
     @property
     def folder(self) -> Path | None:
