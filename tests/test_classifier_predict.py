@@ -1,5 +1,6 @@
 """`predict` and `predict_proba`: many images at once, with the answers of single calls, in scikit-learn's words."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from helpers.clip_toys import write_sigmoid_demo
+from ipo_dspy import IPO, evaluate
 from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.clip.crops import crop
 from ipo_dspy.demo import DemoTask
@@ -122,6 +124,22 @@ def test_images_that_are_none_are_reported_at_once(task: DemoTask, pixels: NDArr
         task.program.predict(task.testset[0])
     with pytest.raises(ImageError, match="allow_url=True"):
         task.program.predict(["https://example.com/cat.jpg"])
+
+
+def test_a_folder_is_reported_with_the_function_that_loads_it(task: DemoTask, tmp_path: Path) -> None:
+    program: Any = task.program
+    examples = re.escape(f"must be a list of labeled examples, got the path {str(tmp_path)!r}; pass load_image_folder(")
+    for given in (str(tmp_path), tmp_path):
+        with pytest.raises(ImageError, match=r"images must be .* got the folder '.*'; pass .* load_image_folder\('"):
+            program.predict(given)
+        with pytest.raises(ImageError, match=r"unknown must be a list of images, got the folder"):
+            program.calibrate(task.testset, unknown=given)
+        with pytest.raises(DataError, match=f"valset {examples}"):
+            program.calibrate(given)
+        with pytest.raises(DataError, match=f"examples {examples}"):
+            evaluate(program, given)
+        with pytest.raises(DataError, match=f"trainset {examples}"):
+            IPO(proposer="evolution").compile(program, given)
 
 
 def test_a_classifier_without_columns_says_so(task: DemoTask, pixels: NDArray[np.uint8]) -> None:

@@ -62,6 +62,8 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
             "--pretrained must be a file and no folder, got '{photos}'; pass --model local-dir:",
         ),
         (["--model", "ViT-B-16"], "unlike 'ViT-B-16'; pass --model ViT-B-16-quickgelu, --pretrained openai"),
+        (["--model", "ViT-B-16", "--dry-run"], "unlike 'ViT-B-16'; pass --model ViT-B-16-quickgelu, --pretrained"),
+        (["--pretrained", "/no/such.pt", "--dry-run"], "no checkpoint file '/no/such.pt'; pass the path of an"),
         ([], "--model local-dir:/path/to/folder, or --model demo, which needs no download"),
         (["--device", "gpu"], "--device must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got 'gpu'"),
         (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ipo_dspy.run import choice_text
-from ipo_dspy.run.events import ChoiceFields, EnsembleLineFields
+from ipo_dspy.run.events import ChoiceFields, ClassTextsFields, EnsembleLineFields
 
 
 def choice(**fields: float) -> ChoiceFields:
@@ -131,3 +131,21 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
 def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known: bool, part: str | None) -> None:
     text = choice_text.limits(choice(images=images, low=low, is_spread_known=is_spread_known))
     assert text is None if part is None else part in (text or "")
+
+
+def test_words_say_what_was_compared_and_on_which_images() -> None:
+    worth = {"accuracy": 2.0, "accuracy_error": 0.5, "loss": 0.1, "loss_error": 0.02}
+    change = {"label": "corn cob", "before": ["corn cob"], "after": ["maize", "corn"], "recognized": [0, 13]}
+    found: ClassTextsFields = {
+        "template": "<CLASS>.", "selected_on": "train", "rounds": 3, "compared": 60, "accuracy_error": 0.5,
+        "before": {"accuracy": 50.0, "loss": 1.0}, "after": {"accuracy": 52.0, "loss": 0.9}, "class_texts": {},
+        "changes": [{**change, **worth, "round": 1, "candidates": 7, "images": 16, "lost": 0}],  # type: ignore[list-item]
+    }  # fmt: skip
+    alternatives = "60 alternatives to the words of one label, each a text or the mean of several, over 3 rounds"
+    assert choice_text.words(found) == (
+        "1 label changed: corn cob as maize + corn (0 to 13 of 16 recognized). Together +2.0 points, standard error "
+        f"0.5, on training images, which chose them from {alternatives}"
+    )
+    assert choice_text.words({**found, "changes": []}) == (
+        f"no label changed: of {alternatives}, none is better beyond chance"
+    )

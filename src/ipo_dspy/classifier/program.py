@@ -24,7 +24,7 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.argument_checks import flag
 from ipo_dspy.class_texts import LabeledTexts, check_distinct
 from ipo_dspy.classifier.encoding_predictor import saved_model
-from ipo_dspy.classifier.image_lists import image_list
+from ipo_dspy.classifier.image_lists import example_list, image_list
 from ipo_dspy.classifier.portable_predictor import PortablePredictor
 from ipo_dspy.classifier.predictions import (
     Classification,
@@ -245,11 +245,14 @@ class ClipClassifier(PortablePredictor):
             )
         template = str(self.template)
         Calibration(template, unknown_label=unknown_label)
-        labels = [class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
+        labels = [
+            class_index(example, i, label_field, classes) for i, example in enumerate(example_list(valset, "valset"))
+        ]
         known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
         others = None
         if unknown is not None:
-            pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in unknown]
+            listed = image_list(unknown, "unknown")
+            pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in listed]
             others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
         scaling = self.scaling_of(self.template, classes)
         report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings, scaling)

@@ -176,6 +176,8 @@ def optimize(
     """Find the best prompt template for your images."""
     from ipo_dspy.class_texts import load_class_texts
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.clip.loading import check_weights
+    from ipo_dspy.clip.model_spec import weights_of
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
 
@@ -195,6 +197,8 @@ def optimize(
     tested = [name for images in sets.tests.values() for name in images.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
     program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
+    if dry_run and (weights := weights_of(model, pretrained)) is not None:
+        check_weights(model, weights)  # a run loads them
     options = (
         opt.ipo_options(ctx)
         | _models(ctx)

@@ -34,6 +34,7 @@ from ipo_dspy.clip.weights import (
     ModelSource,
     fetch_text_parts,
     file_stamps,
+    find_tag,
     resolve,
 )
 from ipo_dspy.errors import Argument, Hint, InputError, ModelError
@@ -122,6 +123,17 @@ def import_open_clip() -> Any:
     import open_clip
 
     return open_clip
+
+
+def check_weights(model: str, pretrained: str) -> None:
+    """Check that a model of open_clip has these weights, with its activation; nothing is loaded or fetched.
+
+    Raises:
+        ModelError: as for `load_backbone`.
+    """
+    open_clip = import_open_clip()
+    with quiet_open_clip():
+        find_tag(open_clip, model, pretrained)
 
 
 def _load(arguments: ModelArguments) -> Backbone:

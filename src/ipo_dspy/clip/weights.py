@@ -134,15 +134,26 @@ def resolve(open_clip: Any, name: str, pretrained: str | None, hub: Hub) -> Mode
     if pretrained is None:
         return ModelSource(repr(name), architecture, None, architecture, config, {}, has_weights=False)
     shown = f"{name!r} with weights {pretrained!r}"
-    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
-    if tag:
-        _check_activation(open_clip, architecture, pretrained, config, tag)
+    if tag := find_tag(open_clip, name, pretrained):
         path = _weights_of_tag(open_clip, tag, shown, hub)
         preprocess = {key: tag[key] for key in _PREPROCESS_KEYS if key in tag}
         return ModelSource(shown, architecture, str(path), architecture, config, preprocess)
-    if not _is_file(Path(pretrained).expanduser()):
-        raise _unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture))
     return ModelSource(shown, architecture, str(Path(pretrained).expanduser()), architecture, config, {})
+
+
+def find_tag(open_clip: Any, name: str, pretrained: str) -> Mapping[str, Any]:
+    """Return the entry of open_clip for a tag of weights, empty for the path of a file; nothing is loaded or fetched.
+
+    Raises:
+        ModelError: neither the tag nor the file exists, or the weights were trained with another activation.
+    """
+    architecture = name.replace("/", "-")
+    tag: Mapping[str, Any] = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if tag:
+        _check_activation(open_clip, architecture, pretrained, tag)
+    elif not _is_file(Path(pretrained).expanduser()):
+        raise _unknown_weights(name, pretrained, open_clip.list_pretrained_tags_by_model(architecture))
+    return tag
 
 
 def _from_folder(folder: Path, *, shown: str) -> ModelSource:
@@ -208,12 +219,10 @@ def fetch_text_parts(source: ModelSource, hub: Hub) -> None:
         hub.file(text["hf_model_name"], ["config.json"], f"the text tower of {source.shown}")
 
 
-def _check_activation(
-    open_clip: Any, architecture: str, pretrained: str, config: Mapping[str, Any], tag: Mapping[str, Any]
-) -> None:
+def _check_activation(open_clip: Any, architecture: str, pretrained: str, tag: Mapping[str, Any]) -> None:
     """Raise for weights trained with QuickGELU in a model with GELU, or the reverse: the features would be worse."""
     wants = bool(tag.get("quick_gelu", False))
-    if wants == bool(config.get("quick_gelu", False)):
+    if wants == bool(open_clip.get_model_config(architecture).get("quick_gelu", False)):
         return
     other = f"{architecture}-quickgelu" if wants else architecture.removesuffix("-quickgelu")
     trained = "trained" if wants else "not trained"

@@ -48,7 +48,7 @@ class ClassTextChange(Worth):
         label: the class.
         before, after: its texts.
         round: pass over the labels, from 1.
-        candidates: number of texts that were compared.
+        candidates: number of alternatives to its words, each a text or the mean of several, that were compared.
         images: number of its images.
         recognized: how many of them were recognized before and after.
         lost: largest number of images that another class lost.
@@ -82,7 +82,8 @@ class ClassTextsResult:
         gain: the gain of all changes together.
         decided_by: `validation` or `train`.
         rounds: passes over the labels.
-        compared: number of texts that were compared.
+        compared: number of alternatives to the present words of a label, each a text or the mean of several, that were
+            compared with them, over all rounds.
     """
 
     template: Template

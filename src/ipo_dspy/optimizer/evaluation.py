@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ipo_dspy.argument_checks import as_template
+from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.errors import DataError
 from ipo_dspy.optimizer.metric import bind_metric, check_objective
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
@@ -269,7 +270,7 @@ def encode_examples(
     if not examples:
         raise DataError("no examples to evaluate on; pass a list of dspy.Example(image=..., label=...)")
     collected = collect_training_images(
-        classifier, {"self": classifier}, examples, name="examples", label_field=label_field
+        classifier, {"self": classifier}, example_list(examples, "examples"), name="examples", label_field=label_field
     )
     images = collected["self"]
     check_objective(objective, images, classifier, "examples", images.classes)

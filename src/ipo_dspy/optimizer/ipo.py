@@ -15,6 +15,7 @@ from dspy.teleprompt.teleprompt import Teleprompter
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.renames import OLD_ARGUMENTS, renamed_arguments
 from ipo_dspy.argument_checks import check_class_names, takes_arguments_of
+from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.errors import InputError
 from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
@@ -190,7 +191,8 @@ class IPO(Teleprompter):
             valset: as in `compile`.
             test: called with the run's recorder, the best program, and the result and the images of each search.
         """
-        trainset, valset = list(trainset), None if valset is None else list(valset)
+        trainset = example_list(trainset, "trainset")
+        valset = None if valset is None else example_list(valset, "valset")
         try:
             if not (is_watched() if self.config.progress is None else self.config.progress):
                 return self._search(student, trainset, valset, (), test)
@@ -249,7 +251,7 @@ class IPO(Teleprompter):
         from ipo_dspy.optimizer.cost_estimate import estimate
 
         proposer = build_proposer(self.config)
-        tasks = self._collect_tasks(student, find_classifiers(student), list(trainset), None)
+        tasks = self._collect_tasks(student, find_classifiers(student), example_list(trainset, "trainset"), None)
         about, limit = self.config.task_description, self.config.max_described_images
         searches = [(task.sentence(about), min(limit, len(task.train.labels))) for task in tasks]
         return estimate(language_models(self.config, proposer), proposer, self.config, searches)

@@ -162,16 +162,19 @@ CHANGES_SHOWN = 5
 
 def words(found: ClassTextsFields) -> str:
     """Return which labels are read as other words now, and what that gains on the images that decided."""
-    compared, changed = pluralize(found["compared"], "text"), {c["label"]: c for c in found["changes"]}
+    changed = {change["label"]: change for change in found["changes"]}
+    tried, rounds = pluralize(found["compared"], "alternative"), pluralize(found["rounds"], "round")
+    compared = f"{tried} to the words of one label, each a text or the mean of several, over {rounds}"
     if not changed:
-        return f"no label changed: of {compared}, none is better than the present ones beyond chance"
+        return f"no label changed: of {compared}, none is better beyond chance"
     shown = [_changed(change) for change in list(changed.values())[:CHANGES_SHOWN]]
     more = [f"{len(changed) - len(shown)} more"] if len(changed) > len(shown) else []
     images = "training" if found["selected_on"] == "train" else found["selected_on"]
     gain = found["after"]["accuracy"] - found["before"]["accuracy"]
     return (
-        f"{pluralize(len(changed), 'label')} changed, of {compared} compared: {'; '.join([*shown, *more])}. Together "
-        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which chose them"
+        f"{pluralize(len(changed), 'label')} changed: {'; '.join([*shown, *more])}. Together "
+        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which chose them "
+        f"from {compared}"
     )
 
 

@@ -292,7 +292,8 @@ class ClassTextChangeFields(WorthFields):
     """Words of a class that were replaced, with the gain of the change on the images that decided.
 
     `recognized` is the number of its images that were recognized before and after, of `images`; `lost` the largest
-    number of images that another class lost, `candidates` the number of texts that were compared.
+    number of images that another class lost, `candidates` the number of alternatives to its words, each a text or the
+    mean of several, that were compared.
     """
 
     label: str
@@ -309,7 +310,8 @@ class ClassTextsFields(TypedDict):
     """The outcome of the search for words of the classes: the changes in order, and all texts that are not the labels.
 
     `before` and `after` are scores of the selected template on the images that decided, `accuracy_error` the standard
-    error of their difference. `rounds` counts passes over the labels, `compared` the texts that were compared.
+    error of their difference. `rounds` counts passes over the labels, `compared` the alternatives to the words of a
+    label, each a text or the mean of several, in all rounds.
     """
 
     template: str
