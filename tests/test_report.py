@@ -6,6 +6,7 @@ import hashlib
 import html
 import io
 import itertools
+import json
 import os
 import random
 import re
@@ -43,6 +44,7 @@ CLASSES = (
     "house", "key", "lamp", "mushroom", "owl", "potion", "robot", "ship", "skull", "star", "sword", "tree", "wizard",
 )  # fmt: skip
 START = "a photo of a <CLASS>."
+OPTIMIZE = "ipo-dspy optimize photos --model ViT-B-16-quickgelu --pretrained openai"
 _FORMS = ("pixel art of", "an 8-bit picture of", "a low-resolution sprite of", "a blurry drawing of", "an icon of")
 _ENDS = ("", ", front view", " on a plain background", ", game asset", " with hard edges", " in few colors")
 
@@ -325,7 +327,7 @@ def test_the_commands_to_copy_run(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(photos)
-    template, python, *commands = to_copy(render_report("runs/photos-1"))
+    template, python, *commands = to_copy(render_report("runs/photos-1"))[-6:]
     shutil.copy(next((photos / "photos" / "cat").iterdir()), "photo.jpg")
     for name in ("cat", "owl"):
         shutil.copytree(photos / "photos" / name, photos / "test_images" / name)
@@ -346,6 +348,65 @@ def test_the_commands_to_copy_run(
             main(shlex.split(command)[1:])
         assert not end.value.code
         assert template in capsys.readouterr().out
+
+
+def test_the_advised_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    shutil.copytree("runs/photos-1", "runs/photos-2")
+    with Journal(Path("runs", "photos-2")) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, per_class={"cat": [0, 2], "owl": [2, 2]})
+    words, *commands = to_copy(render_report("runs/photos-2"))[:-5]
+    assert list(json.loads(words)) == ["cat"]
+    Path("words.json").write_text(words)
+    assert [command.split()[-2:] for command in commands[:2]] == [["--candidates", "words.json"], ["--shots", "all"]]
+    for command in commands:
+        with pytest.raises(SystemExit) as end:
+            main([*shlex.split(command)[1:], "--dry-run"])
+        assert not end.value.code, command
+
+
+@pytest.mark.parametrize(
+    ("fields", "per_class", "advised"),
+    [
+        ({}, {"owl": [1, 5]}, []),
+        ({"images": 25, "is_spread_known": False}, {}, [f"{OPTIMIZE} --shots all"]),
+        ({"gain": 3.5}, {}, ["ipo-dspy optimize photos --model ViT-L-14 --pretrained datacomp_xl_s13b_b90k"]),
+        (
+            {},
+            {"owl": [0, 6], "<i>it's": [0, 5], "ship": [1, 6], "key": [1, 5]},
+            [
+                '{\n "owl": ["another name", "a short description"],\n'
+                ' "ship": ["another name", "a short description"]\n}',
+                f"{OPTIMIZE} --template 'a grey <CLASS>.' --optimize class_texts --candidates words.json",
+            ],
+        ),
+    ],
+)
+def test_advises_by_what_was_measured(
+    fields: dict[str, Any], per_class: dict[str, list[int]], advised: list[str], tmp_path: Path
+) -> None:
+    chosen_run(tmp_path, **{"gain": 9.0, **fields})
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best") if per_class else ():
+            evaluation(journal, role, 50.0, split="validation", per_class=per_class)
+    page = render_report(tmp_path)
+    assert to_copy(page)[:-6] == advised
+    assert ("the other options of this run" in page) == bool(advised)
+
+
+def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
+    chosen_run(tmp_path, gain=0.0)
+    score = {"accuracy": 50.0, "loss": 1.0}
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={"owl": [0, 6], "key": [3, 6]})
+        found = {"template": START, "selected_on": "validation", "rounds": 1, "compared": 4, "accuracy_error": 0.0}
+        changes: dict[str, Any] = {"before": score, "after": score, "class_texts": {}, "changes": []}
+        journal.append({"event": "class_texts", "predictor": "self", **found, **changes})
+    page = render_report(tmp_path)
+    assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json photos"]
+    assert "Hardly recognized on validation images: owl 0 %. Other words were searched already" in page
 
 
 def test_tested_templates_need_no_further_test(sample: str) -> None:
@@ -372,7 +433,7 @@ def test_a_path_to_copy_is_as_given_but_shows_no_folders_above_the_run(
     for given, shown in ((Path("runs") / folder.name, "runs/it's <i>1/best.json"), (folder, "it's <i>1/best.json")):
         page = render_report(given)
         assert "<i>1" not in page
-        _, python, *commands = to_copy(page)
+        _, _, python, *commands = to_copy(page)
         call = ast.parse(python).body[1]
         assert isinstance(call, ast.Assign)
         assert ast.literal_eval(cast(ast.Call, call.value).args[0]) == shown

@@ -80,7 +80,7 @@ def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequenc
     if search.selected is None:
         return ()
     template = Command("The template", search.selected["template"])
-    path = printable(_shown(folder / PROGRAM_FILE).as_posix())
+    path = saved_program(folder)
     if search.predictor != "self":
         text = f"import ipo_dspy\n\nipo_dspy.load_program(program, {path!r})"
         return template, Command("In Python, with your program", text)
@@ -96,6 +96,11 @@ def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequenc
         steps.append(Command(purpose, f"ipo-dspy evaluate {quoted} test_images"))
     serve = Command("As an HTTP server", f"ipo-dspy serve {quoted}")
     return [*steps, serve, Command("For another runtime", f"ipo-dspy export {quoted} --to onnx")]
+
+
+def saved_program(folder: Path) -> str:
+    """Return the path of the saved program of a run for commands, which `place_of_commands` is about."""
+    return printable(_shown(folder / PROGRAM_FILE).as_posix())
 
 
 def place_of_commands(folder: Path) -> str:

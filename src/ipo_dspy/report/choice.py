@@ -133,7 +133,7 @@ def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveT
 def warnings(search: SearchState) -> list[str]:
     """Return what a reader should know before the template is used, each with what to do about it."""
     imbalance = choice_text.imbalance(summary.images_per_class(search, "train"), search.objective)
-    found = [_few_images(search), _overfitting(search), imbalance]
+    found = [few_images(search), _overfitting(search), imbalance]
     if table := summary.class_table(search):
         split, rows = table
         never = [row.name for row in rows if row.best == 0]
@@ -150,7 +150,8 @@ def warnings(search: SearchState) -> list[str]:
     return [warning[0].upper() + warning[1:] for warning in found if warning]
 
 
-def _few_images(search: SearchState) -> str | None:
+def few_images(search: SearchState) -> str | None:
+    """Return a sentence if few images decided, with what to do about it."""
     if search.selected is None or "choice" not in search.selected:
         return None
     choice, split = search.selected["choice"], search.selected["selected_on"]

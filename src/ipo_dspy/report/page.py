@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.report import about, choice, pictures, summary
+from ipo_dspy.report import about, advice, choice, pictures, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
 from ipo_dspy.run import choice_text
@@ -111,7 +111,8 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         **_pictures(search),
         "warnings": choice.warnings(search),
         "place_of_commands": about.place_of_commands(folder),
-        "next_steps": about.next_steps(search, folder, is_tested=any(row.is_test for row in rows)),
+        "advice": list(advice.improvements(search, folder)),
+        "next_steps": list(about.next_steps(search, folder, is_tested=any(row.is_test for row in rows))),
         "unchosen": choice.unchosen(search),
         "curves": _curves(search),
         "classes": summary.class_table(search),
