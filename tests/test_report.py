@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from helpers.browser import browser, needs_browser
 from ipo_dspy import IPO, demo
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli import main
@@ -1284,3 +1285,25 @@ def test_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
     assert isinstance(ground, tuple)
     assert (sum(ground) > 600) == (scheme == "light")
     assert len(image.getcolors(1 << 22) or []) > 100
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_scores_fit_a_phone(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, START, 50.0, 1.0)
+        for split in ("test", "validation"):
+            for role in ("start", "best"):
+                evaluation(journal, role, 100.0, split=split)
+        imagenet(journal, "all", 100.0, 100.0)
+    page = write_report(tmp_path)
+    with browser(tmp_path / "profile") as window:
+        window.look(tmp_path / "phone.png", width=390, dark=False)
+        window.open(page.resolve().as_uri())
+        widths = (
+            "const box = document.querySelector('.scores').parentElement; return [box.scrollWidth, box.clientWidth]"
+        )
+        content, box = window.run(widths)
+    assert content == box < 390

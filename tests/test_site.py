@@ -11,6 +11,10 @@ from helpers.browser import Browser, browser, needs_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 PHONE = 390
+WIDE_TABLES = """
+    const boxes = [...document.querySelectorAll(".md-typeset__scrollwrap")];
+    return boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.innerText)
+"""
 TOY = f"""
 site_name: toy
 site_description: Two pages
@@ -104,6 +108,8 @@ def test_pages_fit_a_phone_and_search_works_from_files(site: Path, tmp_path: Pat
             if path.name != "404.html":  # has addresses of the site's root
                 window.open(path.as_uri())
                 assert window.run("return document.documentElement.scrollWidth") == PHONE, path
+            if path.parent.name == "how-to":
+                assert window.run(WIDE_TABLES) == [], path
         window.open((site / "index.html").as_uri())
         search(window, "opset")
         window.wait_for("One ONNX model", ".md-search-result")
