@@ -29,6 +29,7 @@ PAGES = (
     "deploy/scripts",
     "encoders",
     "gallery",
+    "how-to/confused-classes",
     "how-to/encoder",
     "how-to/images",
     "how-to/language-model",

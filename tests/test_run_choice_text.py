@@ -144,7 +144,7 @@ def test_words_say_what_was_compared_and_on_which_images() -> None:
     alternatives = "60 alternatives to the words of one label, each a text or the mean of several, over 3 rounds"
     assert choice_text.words(found) == (
         "1 label changed: corn cob as maize + corn (0 to 13 of 16 recognized). Together +2.0 points, standard error "
-        f"0.5, on training images, which chose them from {alternatives}"
+        f"0.5, on training images, which decided. Compared were {alternatives}"
     )
     assert choice_text.words({**found, "changes": []}) == (
         f"no label changed: of {alternatives}, none is better beyond chance"

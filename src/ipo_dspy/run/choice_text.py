@@ -173,8 +173,8 @@ def words(found: ClassTextsFields) -> str:
     gain = found["after"]["accuracy"] - found["before"]["accuracy"]
     return (
         f"{pluralize(len(changed), 'label')} changed: {'; '.join([*shown, *more])}. Together "
-        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which chose them "
-        f"from {compared}"
+        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which decided. "
+        f"Compared were {compared}"
     )
 
 
