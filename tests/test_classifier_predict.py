@@ -127,7 +127,8 @@ def test_images_that_are_none_are_reported_at_once(task: DemoTask, pixels: NDArr
 
 
 def test_a_folder_is_reported_with_the_function_that_loads_it(task: DemoTask, tmp_path: Path) -> None:
-    program: Any = task.program
+    program = task.program
+    given: Any
     examples = re.escape(f"must be a list of labeled examples, got the path {str(tmp_path)!r}; pass load_image_folder(")
     for given in (str(tmp_path), tmp_path):
         with pytest.raises(ImageError, match=r"images must be .* got the folder '.*'; pass .* load_image_folder\('"):

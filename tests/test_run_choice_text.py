@@ -134,12 +134,14 @@ def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known
 
 
 def test_words_say_what_was_compared_and_on_which_images() -> None:
-    worth = {"accuracy": 2.0, "accuracy_error": 0.5, "loss": 0.1, "loss_error": 0.02}
-    change = {"label": "corn cob", "before": ["corn cob"], "after": ["maize", "corn"], "recognized": [0, 13]}
+    change: Any = {
+        "label": "corn cob", "before": ["corn cob"], "after": ["maize", "corn"], "recognized": [0, 13], "round": 1,
+        "candidates": 7, "images": 16, "lost": 0, "accuracy": 2.0, "accuracy_error": 0.5, "loss": 0.1, "loss_error": 0.02,
+    }  # fmt: skip
     found: ClassTextsFields = {
         "template": "<CLASS>.", "selected_on": "train", "rounds": 3, "compared": 60, "accuracy_error": 0.5,
         "before": {"accuracy": 50.0, "loss": 1.0}, "after": {"accuracy": 52.0, "loss": 0.9}, "class_texts": {},
-        "changes": [{**change, **worth, "round": 1, "candidates": 7, "images": 16, "lost": 0}],  # type: ignore[list-item]
+        "changes": [change],
     }  # fmt: skip
     alternatives = "60 alternatives to the words of one label, each a text or the mean of several, over 3 rounds"
     assert choice_text.words(found) == (

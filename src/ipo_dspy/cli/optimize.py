@@ -169,7 +169,12 @@ def optimize(
     ray_images: opt.RayImages = None,
     log_dir: opt.LogDir = None,
     allow_config_changes: opt.AllowChanges = False,
-    dry_run: opt.DryRun = False,
+    dry_run: Annotated[
+        bool,
+        Option(
+            "--dry-run", help="Check the CLIP model, and print the expected calls, tokens and cost; send no requests."
+        ),
+    ] = False,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:

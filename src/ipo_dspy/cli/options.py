@@ -152,7 +152,7 @@ MaxCost = Annotated[float | None, Option(help="Maximum cost in USD, by LiteLLM's
 MaxSeconds = Annotated[float | None, Option(help="Maximum wall-clock seconds, summed over all sessions.")]
 MaxErrors = Annotated[int, Option(min=1, help="Stop after this many consecutive LLM errors.")]
 AllowChanges = Annotated[bool, Option("--allow-config-changes", help="Resume a run even if its settings have changed.")]
-DryRun = Annotated[bool, Option("--dry-run", help="Check the CLIP model's name and weights, and print the expected calls, tokens and cost; send no requests.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the expected calls, tokens and cost; send no requests.")]
 LogDir = Annotated[
     Path | None,
     Option(
