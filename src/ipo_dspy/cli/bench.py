@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Exit, Option
 
@@ -18,20 +17,16 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.bench.cells import Grid
-    from ipo_dspy.bench.suites import Suite as BenchSuite
+    from ipo_dspy.bench.suites import Suite
     from ipo_dspy.bench.sweep import SweepResult
     from ipo_dspy.bench.tables import Table
     from ipo_dspy.distributed.ray_tasks import RayTasks
 
 
-Suite = StrEnum("Suite", ["DEMO", "PAPER"])
-Format = StrEnum("Format", ["MD", "LATEX", "CSV"])
-
-
 def bench(
     suite: Annotated[
-        Suite, Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
-    ] = Suite.DEMO,
+        Literal["demo", "paper"], Option(help="demo: bundled tasks, bundled CLIP; paper: the eleven data sets.")
+    ] = "demo",
     data: Annotated[Path | None, Option(help="Folder of the paper's data sets, for --suite paper.")] = None,
     methods: Annotated[
         str | None,
@@ -74,7 +69,7 @@ def bench(
     ] = None,
     prompt_model_kwargs: opt.PromptModelKwargs = None,
     description_model_kwargs: opt.DescriptionModelKwargs = None,
-    request_mode: opt.Mode = opt.RequestMode.AUTO,
+    request_mode: opt.Mode = "auto",
     method_arg: Annotated[
         list[str] | None,
         Option(
@@ -94,7 +89,7 @@ def bench(
     gpus_per_worker: opt.RayGpus = None,
     out: Annotated[Path, Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path("runs/bench"),
     output_format: Annotated[
-        Format | None,
+        Literal["md", "latex", "csv"] | None,
         Option("--format", help="Format of the tables.", show_default="drawn on a terminal, md in a pipe"),
     ] = None,
     allow_config_changes: opt.AllowChanges = False,
@@ -129,7 +124,7 @@ def bench(
         vlm=_only(models["vlm"], "--description-model", "vlm", ablate),
         lm_kwargs=opt.settings(prompt_model_kwargs, "--prompt-model-kwargs"),
         vlm_kwargs=opt.settings(description_model_kwargs, "--description-model-kwargs"),
-        request_mode=request_mode.value,
+        request_mode=request_mode,
         arguments=_arguments(method_arg),
     )
     asked = None if datasets is None else _split(datasets)
@@ -182,7 +177,7 @@ def bench(
 
 
 def _sweep(
-    grids: "Sequence[Grid]", suite: "BenchSuite", out: Path, cluster: "RayTasks | None", **options: Any
+    grids: "Sequence[Grid]", suite: "Suite", out: Path, cluster: "RayTasks | None", **options: Any
 ) -> "tuple[SweepResult, int]":
     """Measure the cells and return the results and the exit code."""
     from ipo_dspy.bench.method_runners import StopSignal
@@ -196,7 +191,7 @@ def _sweep(
     return swept, request.exit_code if swept.stopped else int(bool(swept.failed))
 
 
-def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swept: "SweepResult") -> "list[Table]":
+def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "Suite", swept: "SweepResult") -> "list[Table]":
     from ipo_dspy.bench.tables import ablation_table, paper_table, transfer_table
 
     if ablations:
@@ -207,7 +202,7 @@ def _tables(grid: "Grid", ablations: "dict[str, Grid]", suite: "BenchSuite", swe
 
 
 def _show(
-    tables: "Sequence[Table]", swept: "SweepResult", output_format: Format | None, out: Path, *, as_json: bool
+    tables: "Sequence[Table]", swept: "SweepResult", output_format: str | None, out: Path, *, as_json: bool
 ) -> None:
     """Print tables or JSON to stdout; failed cells and how to resume to stderr."""
     from ipo_dspy.bench.result_rows import ROWS
@@ -221,7 +216,7 @@ def _show(
             columns = [*table.columns[: table.texts], *(f"{name}>" for name in table.columns[table.texts :])]
             show.rows(table.title, columns, [[cell_text(value) for value in line] for line in table.lines])
     else:
-        terminal.line(render(tables, output_format or Format.MD))
+        terminal.line(render(tables, output_format or "md"))
     for row in swept.failed:
         show.note(f"failed: {row.method}, {row.dataset}, {row.shots}-shot, seed {row.seed}: {row.error}")
     again = resume.command(out)

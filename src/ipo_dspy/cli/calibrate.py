@@ -10,7 +10,7 @@ from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
-from ipo_dspy.cli.inference import find_images, load_classifier, readable
+from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import DataError
 
@@ -67,9 +67,9 @@ def calibrate(
     as_json: opt.Json = False,
 ) -> None:
     """Fit temperature, class weights, and a threshold to labeled images; of split data, to the validation part."""
-    dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "validation", "training")
+    dataset = inputs.ImageOptions(image, label, base, classes, split).read_part(data, "validation", "training")
     others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    classifier = opt.SavedModel(model, pretrained, device, allow_download).load(program)
     dataset = dataset.spelled_as(classifier.classes or ())
     if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
         fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"

@@ -54,6 +54,40 @@ TestData = Annotated[Path | None, Option(help="Images for the final test, instea
 MinImages = Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")]
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are read."""
+
+    image: ImageColumn = None
+    label: LabelColumn = None
+    base: Base = None
+    classes: Classes = None
+    split: Split = None
+
+    @property
+    def arguments(self) -> "DataOptions":
+        """The readers' arguments that were passed."""
+        options: DataOptions = {name: value for name, value in vars(self).items() if value is not None}  # type: ignore[assignment]
+        if self.classes is not None:
+            options["classes"] = _names(self.classes)
+        return options
+
+    def read_part(self, data: Path, *roles: str) -> "ImageDataset":
+        """Read data. If it is already split, read the first of these parts that it has, and print a note.
+
+        The last of `roles` must be "training", which all split data has.
+        """
+        from ipo_dspy.data import load_images
+
+        options = self.arguments
+        parts = _find_parts(data, options)
+        if not parts:
+            return load_images(data, **options)
+        role = next(role for role in roles if role in parts)
+        show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
+        return load_images(data, **parts[role])
+
+
 @dataclass(frozen=True, slots=True)
 class DataSets:
     """Images of a run."""
@@ -70,17 +104,6 @@ class DataSets:
         return f"{name}: {len(self.train.classes)} classes; {counts}"
 
 
-def data_options(
-    image: str | None, label: str | None, base: str | None, classes: str | None, split: str | None
-) -> "DataOptions":
-    """Return the readers' arguments from the options that were passed."""
-    values = {"image": image, "label": label, "base": base, "split": split}
-    options: DataOptions = {name: value for name, value in values.items() if value is not None}  # type: ignore[assignment]
-    if classes is not None:
-        options["classes"] = _names(classes)
-    return options
-
-
 def shots_of(text: str) -> int | None:
     """Return the number of training images per class; None for all."""
     if text.lower() == "all":
@@ -92,7 +115,7 @@ def shots_of(text: str) -> int | None:
 
 def read_sets(
     data: Path,
-    options: "DataOptions",
+    images: ImageOptions,
     *,
     shots: int | None,
     test: float | None,
@@ -105,6 +128,7 @@ def read_sets(
     """Read data and split it, unless it is already split."""
     from ipo_dspy.data import base_novel, load_images, open_images
 
+    options = images.arguments
     parts = _find_parts(data, options)
     if parts:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
@@ -135,21 +159,6 @@ def read_sets(
     tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
     chosen = None if validation is None else validation.subset(base.classes)
     return DataSets(base, chosen or None, tests)
-
-
-def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
-    """Read data. If it is already split, read the first of these parts that it has, and print a note.
-
-    The last of `roles` must be "training", which all split data has.
-    """
-    from ipo_dspy.data import load_images
-
-    parts = _find_parts(data, options)
-    if not parts:
-        return load_images(data, **options)
-    role = next(role for role in roles if role in parts)
-    show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
-    return load_images(data, **parts[role])
 
 
 def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,32 +15,27 @@ from ipo_dspy.cli import resume, signals
 from ipo_dspy.cli import run_command as runs
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
-from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.config import OptimizerConfig, SearchPreset
 from ipo_dspy.run import choice_text
 
 if TYPE_CHECKING:
+    import dspy
+
     from ipo_dspy.classifier import ClipClassifier
-
-
-Auto = StrEnum("Auto", ["LIGHT", "MEDIUM", "HEAVY"])
 
 
 def demo(
     ctx: Context,
     name: Annotated[str, Argument(help="Name of a bundled task, see --list.")] = "pixel-animals",
+    *,
     list_tasks: Annotated[bool, Option("--list", help="List the bundled tasks and exit.")] = False,
-    prompt_model: opt.PromptModel = None,
-    description_model: opt.DescriptionModel = None,
-    prompt_model_kwargs: opt.PromptModelKwargs = None,
-    description_model_kwargs: opt.DescriptionModelKwargs = None,
-    request_mode: opt.Mode = opt.RequestMode.AUTO,
+    lms: opt.LanguageModels,
+    request_mode: opt.Mode = "auto",
     steps: Annotated[int, Option(min=0, help="Search steps; each asks the proposer once.")] = 40,
     shots: Annotated[int, Option(min=1, help="Training images per class.")] = 16,
-    choose: opt.Choose = opt.ChoiceRule.PLAINEST,
+    choose: opt.Choose = "plainest",
     tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
-    costs: goals.Costs = None,
-    min_recall: goals.MinRecall = None,
+    goal: goals.Goal,
     ensemble: opt.Ensemble = OptimizerConfig.ensemble,
     polish: opt.Polish = OptimizerConfig.polish,
     images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
@@ -81,24 +75,16 @@ def demo(
         show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
     sets = inputs.DataSets(base.trainset, base.valset, {"base": base.testset, "novel": novel.testset})
     folder = log_dir or runs.next_free_folder("runs", f"demo-{name}")
-    _run(
-        base.program,
-        sets,
-        folder,
-        opt.ipo_options(ctx) | _models(ctx) | goals.objective_arguments(ctx),
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    options = opt.ipo_options(ctx) | _models(lms, request_mode) | goal.arguments()
+    _run(base.program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
 
 def optimize(
     ctx: Context,
     data: opt.Data,
-    prompt_model: opt.PromptModel = None,
-    description_model: opt.DescriptionModel = None,
-    prompt_model_kwargs: opt.PromptModelKwargs = None,
-    description_model_kwargs: opt.DescriptionModelKwargs = None,
-    request_mode: opt.Mode = opt.RequestMode.AUTO,
+    *,
+    lms: opt.LanguageModels,
+    request_mode: opt.Mode = "auto",
     task_description: Annotated[
         str | None,
         Option(help="Description of the task in one sentence, for the proposer.", show_default="the class names"),
@@ -107,7 +93,7 @@ def optimize(
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
     also: opt.Also = None,
-    across: opt.AcrossModels = opt.Across.MEAN,
+    across: opt.AcrossModels = "mean",
     template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
@@ -122,24 +108,18 @@ def optimize(
     val: inputs.Val = None,
     test_data: inputs.TestData = None,
     min_images: inputs.MinImages = 1,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
+    images: inputs.ImageOptions,
     class_texts: inputs.ClassTexts = None,
-    split: inputs.Split = None,
     base_novel: Annotated[
         bool, Option("--base-novel", help="Search on one half of the classes, test on both halves.")
     ] = False,
     steps: opt.Steps = None,
-    auto: Annotated[Auto | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
+    auto: Annotated[SearchPreset | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
     prompts_per_step: opt.PerStep = OptimizerConfig.prompts_per_step,
     history_size: opt.HistorySize = OptimizerConfig.history_size,
-    choose: opt.Choose = opt.ChoiceRule.PLAINEST,
+    choose: opt.Choose = "plainest",
     tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
-    costs: goals.Costs = None,
-    min_recall: goals.MinRecall = None,
+    goal: goals.Goal,
     ensemble: opt.Ensemble = OptimizerConfig.ensemble,
     optimize: opt.Optimize = None,
     candidates: opt.Candidates = None,
@@ -181,7 +161,7 @@ def optimize(
 
     sets = inputs.read_sets(
         data,
-        inputs.data_options(image, label, base, classes, split),
+        images,
         shots=inputs.shots_of(shots),
         test=test,
         val=val,
@@ -192,15 +172,11 @@ def optimize(
     )
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
-    tested = [name for images in sets.tests.values() for name in images.classes]
+    tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
     program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
-    options = (
-        opt.ipo_options(ctx)
-        | _models(ctx)
-        | goals.objective_arguments(ctx)
-        | {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
-    )
+    options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | goal.arguments()
+    options |= {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
     options["optimize"] = tuple(map(str, optimize or (opt.Part.TEMPLATE,)))
     options["candidates"] = None if candidates is None else load_class_texts(candidates)
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
@@ -274,23 +250,21 @@ def _stop_reason(result: "runs.RunSummary") -> str:
     return "" if status in ("finished", "exhausted") else f"--{status.replace('_', '-')} reached; raise it"
 
 
-def _models(ctx: Context) -> dict[str, Any]:
+def _models(lms: opt.LanguageModels, request_mode: opt.Mode, num_threads: int | None = None) -> dict[str, Any]:
     """Return the arguments of `IPO` for the proposer and the describer."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import LMProposer
 
-    lms: dict[str, Any] = {}
-    for role in ("prompt_model", "description_model"):
-        option, name = f"--{role.replace('_', '-')}", ctx.params[role]
-        lm_settings = opt.settings(ctx.params[f"{role}_kwargs"], f"{option}-kwargs")
+    built: list[dspy.BaseLM | None] = []
+    for option, name, lm_settings in lms:
         if lm_settings and not name:
             raise InputError(f"{option}-kwargs {next(iter(lm_settings))}=... needs a model; pass {option} NAME")
-        lms[role] = build_lm(name, role=role, settings=lm_settings) if name else None
-    proposer: Any = "evolution"
-    request_mode: Any = str(ctx.params["request_mode"])  # a member of the enumeration only since typer 0.29
-    if lms["prompt_model"] is not None:
-        num_threads = ctx.params.get("num_threads")
-        proposer = LMProposer(lms["prompt_model"], request_mode=request_mode, num_threads=num_threads)
-    elif request_mode != opt.RequestMode.AUTO:
+        role = option.lstrip("-").replace("-", "_")
+        built.append(build_lm(name, role=role, settings=lm_settings) if name else None)
+    prompt_model, description_model = built
+    if prompt_model is not None:
+        proposer = LMProposer(prompt_model, request_mode=request_mode, num_threads=num_threads)
+        return {"proposer": proposer, "description_model": description_model}
+    if request_mode != "auto":
         raise InputError(f"--request-mode {request_mode} needs a language model; pass --prompt-model NAME")
-    return {"proposer": proposer, "description_model": lms["description_model"]}
+    return {"proposer": "evolution", "description_model": description_model}

@@ -2,16 +2,23 @@
 
 import inspect
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Context, Option
 
 from ipo_dspy._internal.secrets import names_secret
+from ipo_dspy.cli.progress import spinner
 from ipo_dspy.clip.weights import DEFAULT_MODEL as DEFAULT_MODEL
 from ipo_dspy.clip.weights import DEFAULT_PRETRAINED as DEFAULT_PRETRAINED
 from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.config import Across, ChoiceRule
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
 
 
 def ipo_options(ctx: Context) -> dict[str, Any]:
@@ -19,38 +26,11 @@ def ipo_options(ctx: Context) -> dict[str, Any]:
     from ipo_dspy.optimizer.ipo import IPO
 
     arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
-    return {name: getattr(value, "value", value) for name, value in ctx.params.items() if name in arguments}
+    return {name: value for name, value in ctx.params.items() if name in arguments}
 
 
-class ChoiceRule(StrEnum):
-    """Rules that select a template."""
-
-    PLAINEST = "plainest"
-    BEST = "best"
-
-
-class Part(StrEnum):
-    """Parts of a classifier that are searched."""
-
-    TEMPLATE = "template"
-    CLASS_TEXTS = "class_texts"
-
-
-class Across(StrEnum):
-    """Ways to combine the scores under several models."""
-
-    MEAN = "mean"
-    WORST = "worst"
-
-
-class RequestMode(StrEnum):
-    """Modes of requesting templates from a language model."""
-
-    AUTO = "auto"
-    BATCH = "batch"
-    SAMPLES = "samples"
-    SINGLE = "single"
-
+Part = StrEnum("Part", ["TEMPLATE", "CLASS_TEXTS"])
+"""The parts of a classifier that are searched; an enumeration, because Typer takes no list of literals."""
 
 Data = Annotated[
     Path,
@@ -60,6 +40,11 @@ Data = Annotated[
     ),
 ]
 Program = Annotated[Path, Argument(help="A program saved by optimize or ClipClassifier.save.")]
+OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
+AllowDownload = Annotated[
+    bool,
+    Option("--allow-download", help="Download the model that the program file names, without your Hugging Face token."),
+]
 PromptModel = Annotated[
     str | None,
     Option(help="LLM that proposes templates, a LiteLLM name. By default, the built-in evolutionary search."),
@@ -79,11 +64,6 @@ DescriptionModelKwargs = Annotated[
 ]
 Model = Annotated[
     str, Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, transformers:NAME_OR_FOLDER, or demo.")
-]
-OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
-AllowDownload = Annotated[
-    bool,
-    Option("--allow-download", help="Download the model that the program file names, without your Hugging Face token."),
 ]
 Pretrained = Annotated[str | None, Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, Option(help="PyTorch device, or auto.")]
@@ -140,7 +120,7 @@ ImagesInRequest = Annotated[
 ]
 Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
-    RequestMode,
+    Literal["auto", "batch", "samples", "single"],
     Option(
         help="Templates of a step: batch (all in one response), samples (of one prompt), or single (one prompt each)."
     ),
@@ -182,6 +162,42 @@ RayImages = Annotated[
         "e.g. 'shards/*.tar', which only the workers read.",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The CLIP model of a saved program."""
+
+    model: OtherModel = None
+    pretrained: Pretrained = None
+    device: Device = "auto"
+    allow_download: AllowDownload = False
+
+    def load(self, program: str | Path) -> "ClipClassifier":
+        """Load a saved program and its model."""
+        from ipo_dspy.classifier import ClipClassifier
+
+        with spinner("Loading the model ..."):
+            classifier = ClipClassifier.from_file(program, **vars(self))
+            _ = classifier.backbone
+        return classifier
+
+
+@dataclass(frozen=True)
+class LanguageModels:
+    """The language models of a run, and their settings."""
+
+    prompt_model: PromptModel = None
+    description_model: DescriptionModel = None
+    prompt_model_kwargs: PromptModelKwargs = None
+    description_model_kwargs: DescriptionModelKwargs = None
+
+    def __iter__(self) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+        """Yield the option, the name, and the settings of each model."""
+        prompt_settings = settings(self.prompt_model_kwargs, "--prompt-model-kwargs")
+        yield "--prompt-model", self.prompt_model, prompt_settings
+        description_settings = settings(self.description_model_kwargs, "--description-model-kwargs")
+        yield "--description-model", self.description_model, description_settings
 
 
 def ray_arguments(
