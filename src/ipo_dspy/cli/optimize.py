@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import dspy
 
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli.run_summary import RunSummary
 
 
 def demo(
@@ -238,7 +239,7 @@ def _run(
         raise Exit(code)
 
 
-def _stop_reason(result: "runs.RunSummary") -> str:
+def _stop_reason(result: "RunSummary") -> str:
     """Return the reason why a run stopped early; empty if it did not."""
     status = result.details.status
     if status == "errors":
