@@ -17,8 +17,6 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import NoAnswerError, StoppedError
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.endpoints import check_port_open
 from ipo_dspy.optimizer.ipo import IPO
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, Proposer
 from ipo_dspy.run.events import Observer
@@ -196,20 +194,6 @@ def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
         **find_kind(cell.method).options,
         **options,
     )
-
-
-def check_models(given: Settings) -> None:
-    """Check that the language models of a sweep are available, before the first cell.
-
-    Raises:
-        LanguageModelError: a model is unknown, has no key, or its server does not respond.
-    """
-    models = (("prompt_model", given.lm, given.lm_kwargs), ("description_model", given.vlm, given.vlm_kwargs))
-    for role, name, lm_kwargs in models:
-        if name is not None:
-            lm = build_lm(name, role=role, settings=lm_kwargs)
-            check_key(lm, role=role)
-            check_port_open(lm, role=role)
 
 
 def _build_proposer(given: Settings) -> Proposer:
