@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ipo_dspy.cli.data_options import DataSets, ImageOptions, read_sets, shots_of
+from ipo_dspy.cli.data_options import DataSets, ImageOptions, SplitOptions
 from ipo_dspy.errors import DataError, InputError
 
 NO_OPTIONS = ImageOptions()
@@ -24,8 +24,8 @@ def plant(root: Path, counts: dict[str, int], *parts: str) -> Path:
 
 
 def sets(data: Path, options: ImageOptions = NO_OPTIONS, **changes: Any) -> DataSets:
-    asked: dict[str, Any] = {"shots": 2, "test": None, "val": None, "test_data": None, "min_images": 1}
-    return read_sets(data, options, **{**asked, "seed": 0, "halves": False, **changes})
+    halves = changes.pop("halves", False)
+    return SplitOptions(**{"shots": "2", **changes}).read(data, options, seed=0, halves=halves)
 
 
 def read_any(data: Path, options: ImageOptions) -> Any:
@@ -51,14 +51,14 @@ def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path
     assert found.summary("photos") == "photos: 2 classes; 4 training, 4 validation, 10 test images"
     assert files([sets(data, val="none").train]) == files([found.train])
     assert sizes(sets(data, val="none")) == (4, None, {"all": 10})
-    assert sizes(sets(data, shots=5)) == (10, None, {"all": 10})
-    assert sizes(sets(data, shots=None)) == (10, None, {"all": 10})
+    assert sizes(sets(data, shots="5")) == (10, None, {"all": 10})
+    assert sizes(sets(data, shots="all")) == (10, None, {"all": 10})
     assert sizes(sets(data, test=0.0)) == (4, 4, {})
     assert sizes(sets(data, test=3.0)) == (4, 4, {"all": 3})
 
 
 def test_too_few_leftovers_decide_nothing(tmp_path: Path) -> None:
-    assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots=10)) == (20, None, {"all": 22})
+    assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots="10")) == (20, None, {"all": 22})
 
 
 def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_shots_are_a_number_or_all() -> None:
-    assert (shots_of("16"), shots_of("all")) == (16, None)
+    assert (SplitOptions("16").per_class, SplitOptions("all").per_class) == (16, None)
     for text in ("0", "-1", "many", "1.5"):
         with pytest.raises(InputError, match=rf"shots must be an integer of at least 1, or all, got '{text}'"):
-            shots_of(text)
+            _ = SplitOptions(text).per_class

@@ -147,7 +147,7 @@ def check(
     if isinstance(alpha, bool) or not isinstance(alpha, float) or not 0.0 < alpha < 1.0:
         raise invalid("alpha", "a number between 0 and 1", alpha, "for example alpha=0.05")
     if isinstance(against, str | Template):
-        other = program.deepcopy()
+        other: ClipClassifier = program.deepcopy()
         other.template = as_template(against)
         against = other
     now = outcomes_of(program, examples, skip_unreadable=skip_unreadable)

@@ -34,24 +34,6 @@ ClassTexts = Annotated[
     ),
 ]
 Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
-Shots = Annotated[str, Option(metavar="N|all", help="Training images per class.")]
-Test = Annotated[
-    float | None,
-    Option(
-        help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
-        "DATA, or 0.5."
-    ),
-]
-Val = Annotated[
-    str | None,
-    Option(
-        metavar="DATA|none",
-        help="Validation images that select the final template: a folder, a table, or none. By default the validation "
-        "part of DATA, or else images that are not used for training or testing, at most --shots per class.",
-    ),
-]
-TestData = Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")]
-MinImages = Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")]
 
 
 @dataclass(frozen=True)
@@ -104,61 +86,75 @@ class DataSets:
         return f"{name}: {len(self.train.classes)} classes; {counts}"
 
 
-def shots_of(text: str) -> int | None:
-    """Return the number of training images per class; None for all."""
-    if text.lower() == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError("must be an integer of at least 1, or all", argument="shots", value=text)
-    return int(text)
+@dataclass(frozen=True)
+class SplitOptions:
+    """How images become training, validation, and test images."""
 
+    shots: Annotated[str, Option(metavar="N|all", help="Training images per class.")] = "16"
+    test: Annotated[
+        float | None,
+        Option(
+            help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
+            "DATA, or 0.5."
+        ),
+    ] = None
+    val: Annotated[
+        str | None,
+        Option(
+            metavar="DATA|none",
+            help="Validation images that select the final template: a folder, a table, or none. By default the "
+            "validation part of DATA, or else images that are not used for training or testing, at most --shots per "
+            "class.",
+        ),
+    ] = None
+    test_data: Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")] = None
+    min_images: Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")] = 1
 
-def read_sets(
-    data: Path,
-    images: ImageOptions,
-    *,
-    shots: int | None,
-    test: float | None,
-    val: str | None,
-    test_data: Path | None,
-    min_images: int,
-    seed: int,
-    halves: bool,
-) -> DataSets:
-    """Read data and split it, unless it is already split."""
-    from ipo_dspy.data import base_novel, load_images, open_images
+    @property
+    def per_class(self) -> int | None:
+        """Number of training images per class; None for all."""
+        if self.shots.lower() == "all":
+            return None
+        if not self.shots.isdecimal() or int(self.shots) < 1:
+            raise InputError("must be an integer of at least 1, or all", argument="shots", value=self.shots)
+        return int(self.shots)
 
-    options = images.arguments
-    parts = _find_parts(data, options)
-    if parts:
-        show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    catalog = open_images(data, **parts.get("training", options)).without_small_classes(min_images)
-    has_tests = test_data is not None or (test != 0 and "test" in parts)
-    if has_tests and test:
-        hint = "remove it: the data already has test images"
-        raise InputError("must be left out", argument="test", value=test, hint=hint)
-    share: float = 0 if has_tests else 0.5 if test is None else int(test) if test.is_integer() else test
-    train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
+    def read(self, data: Path, images: ImageOptions, *, seed: int, halves: bool) -> DataSets:
+        """Read data and split it, unless it is already split."""
+        from ipo_dspy.data import base_novel, load_images, open_images
 
-    def load(role: str, other: str | Path | None) -> "ImageDataset":
-        """Return the images of another path, or else of a part of the data."""
-        source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
-        return _fit(load_images(source, **arguments), train.classes, role)
+        options = images.arguments
+        parts = _find_parts(data, options)
+        if parts:
+            show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
+        catalog = open_images(data, **parts.get("training", options)).without_small_classes(self.min_images)
+        has_tests = self.test_data is not None or (self.test != 0 and "test" in parts)
+        if has_tests and self.test:
+            hint = "remove it: the data already has test images"
+            raise InputError("must be left out", argument="test", value=self.test, hint=hint)
+        test = 0.0 if has_tests else 0.5 if self.test is None else self.test
+        share = int(test) if test.is_integer() else test
+        train, rest, held_out = catalog.split(shots=self.per_class, test=share or None, seed=seed)
 
-    if has_tests:
-        held_out = load("test", test_data)
-    validation = rest
-    if val is not None or "validation" in parts:
-        validation = None if val is not None and val.lower() == "none" else load("validation", val)
-    _warn_of_copies(train, validation, held_out)
-    if not halves:
-        return DataSets(train, validation, {} if held_out is None else {"all": held_out})
-    if held_out is None:
-        raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
-    base, novel = base_novel(train)
-    tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
-    chosen = None if validation is None else validation.subset(base.classes)
-    return DataSets(base, chosen or None, tests)
+        def load(role: str, other: str | Path | None) -> "ImageDataset":
+            """Return the images of another path, or else of a part of the data."""
+            source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
+            return _fit(load_images(source, **arguments), train.classes, role)
+
+        if has_tests:
+            held_out = load("test", self.test_data)
+        validation = rest
+        if self.val is not None or "validation" in parts:
+            validation = None if (self.val or "").lower() == "none" else load("validation", self.val)
+        _warn_of_copies(train, validation, held_out)
+        if not halves:
+            return DataSets(train, validation, {} if held_out is None else {"all": held_out})
+        if held_out is None:
+            raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
+        base, novel = base_novel(train)
+        tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
+        chosen = None if validation is None else validation.subset(base.classes)
+        return DataSets(base, chosen or None, tests)
 
 
 def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":

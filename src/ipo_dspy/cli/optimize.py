@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from ipo_dspy.cli import resume, signals
 from ipo_dspy.cli import run_command as runs
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
-from ipo_dspy.optimizer.config import OptimizerConfig, SearchPreset
+from ipo_dspy.optimizer.config import Across, OptimizerConfig, SearchPreset
 from ipo_dspy.run import choice_text
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli.run_summary import RunSummary
+
+Part = StrEnum("Part", ["TEMPLATE", "CLASS_TEXTS"])
+"""The parts of a classifier that are searched; an enumeration, because Typer takes no list of literals."""
 
 
 def demo(
@@ -34,20 +38,7 @@ def demo(
     request_mode: opt.Mode = "auto",
     steps: Annotated[int, Option(min=0, help="Search steps; each asks the proposer once.")] = 40,
     shots: Annotated[int, Option(min=1, help="Training images per class.")] = 16,
-    choose: opt.Choose = "plainest",
-    tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    goal: goals.Goal,
-    ensemble: opt.Ensemble = OptimizerConfig.ensemble,
-    polish: opt.Polish = OptimizerConfig.polish,
-    images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
-    seed: opt.Seed = 0,
-    max_lm_calls: opt.MaxCalls = None,
-    max_tokens: opt.MaxTokens = None,
-    max_cost: opt.MaxCost = None,
-    max_seconds: opt.MaxSeconds = None,
-    max_consecutive_errors: opt.MaxErrors = OptimizerConfig.max_consecutive_errors,
-    log_dir: opt.LogDir = None,
-    allow_config_changes: opt.AllowChanges = False,
+    search: opt.SearchOptions,
     export: Annotated[Path | None, Option(help="Only export the images to this folder.")] = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
@@ -70,13 +61,13 @@ def demo(
         else:
             show.note(f"{count} images in {export}; use them with: ipo-dspy optimize {export} --model demo")
         return
-    base = bundled.load(name, shots=shots, seed=seed)
-    novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
+    base = bundled.load(name, shots=shots, seed=search.seed)
+    novel = bundled.load(name, shots=shots, seed=search.seed, classes="novel")
     if not as_json:
         show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
     sets = inputs.DataSets(base.trainset, base.valset, {"base": base.testset, "novel": novel.testset})
-    folder = log_dir or runs.next_free_folder("runs", f"demo-{name}")
-    options = opt.ipo_options(ctx) | _models(lms, request_mode) | goal.arguments()
+    folder = search.log_dir or runs.next_free_folder("runs", f"demo-{name}")
+    options = opt.ipo_options(ctx) | _models(lms, request_mode) | search.arguments()
     _run(base.program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
 
@@ -93,8 +84,14 @@ def optimize(
     model: opt.Model = opt.DEFAULT_MODEL,
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
-    also: opt.Also = None,
-    across: opt.AcrossModels = "mean",
+    also: Annotated[
+        list[str] | None,
+        Option("--also", metavar="MODEL", help="Further CLIP model that templates are scored with; may be repeated."),
+    ] = None,
+    across: Annotated[
+        Across,
+        Option("--across", help="With --also: score a template by its mean over the models, or by its worst one."),
+    ] = "mean",
     template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
@@ -104,11 +101,7 @@ def optimize(
             "may be repeated.",
         ),
     ] = None,
-    shots: inputs.Shots = "16",
-    test: inputs.Test = None,
-    val: inputs.Val = None,
-    test_data: inputs.TestData = None,
-    min_images: inputs.MinImages = 1,
+    parts: inputs.SplitOptions,
     images: inputs.ImageOptions,
     class_texts: inputs.ClassTexts = None,
     base_novel: Annotated[
@@ -118,23 +111,28 @@ def optimize(
     auto: Annotated[SearchPreset | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
     prompts_per_step: opt.PerStep = OptimizerConfig.prompts_per_step,
     history_size: opt.HistorySize = OptimizerConfig.history_size,
-    choose: opt.Choose = "plainest",
-    tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    goal: goals.Goal,
-    ensemble: opt.Ensemble = OptimizerConfig.ensemble,
-    optimize: opt.Optimize = None,
-    candidates: opt.Candidates = None,
-    max_recall_drop: opt.MaxRecallDrop = OptimizerConfig.max_recall_drop,
-    polish: opt.Polish = OptimizerConfig.polish,
-    images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
+    search: opt.SearchOptions,
+    optimize: Annotated[
+        list[Part] | None,
+        Option(
+            help="What to search: the template, or class_texts, the words that stand for the classes; may be repeated.",
+            show_default="template",
+        ),
+    ] = None,
+    candidates: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Texts to try for labels with --optimize class_texts: JSON with a list of texts for each label, or "
+            "CSV with the columns label and text.",
+        ),
+    ] = None,
+    max_recall_drop: Annotated[
+        float,
+        Option(min=0, help="Points by which the recall of any class may fall by new words for another one."),
+    ] = OptimizerConfig.max_recall_drop,
     patience: Annotated[int | None, Option(min=1, help="Stop after this many steps without improvement.")] = None,
-    seed: opt.Seed = 0,
     max_described_images: opt.DescribedImages = OptimizerConfig.max_described_images,
-    max_lm_calls: opt.MaxCalls = None,
-    max_tokens: opt.MaxTokens = None,
-    max_cost: opt.MaxCost = None,
-    max_seconds: opt.MaxSeconds = None,
-    max_consecutive_errors: opt.MaxErrors = OptimizerConfig.max_consecutive_errors,
     prefetch: Annotated[
         bool | None,
         Option(
@@ -146,10 +144,16 @@ def optimize(
     ray_workers: opt.RayWorkers = None,
     cpus_per_worker: opt.RayCpus = None,
     gpus_per_worker: opt.RayGpus = None,
-    store: opt.RayStore = None,
-    ray_images: opt.RayImages = None,
-    log_dir: opt.LogDir = None,
-    allow_config_changes: opt.AllowChanges = False,
+    store: Annotated[
+        Path | None, Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
+    ] = None,
+    ray_images: Annotated[
+        str | None,
+        Option(
+            help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet "
+            "shards, e.g. 'shards/*.tar', which only the workers read.",
+        ),
+    ] = None,
     dry_run: opt.DryRun = False,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
@@ -160,29 +164,19 @@ def optimize(
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
 
-    sets = inputs.read_sets(
-        data,
-        images,
-        shots=inputs.shots_of(shots),
-        test=test,
-        val=val,
-        test_data=test_data,
-        min_images=min_images,
-        seed=seed,
-        halves=base_novel,
-    )
+    sets = parts.read(data, images, seed=search.seed, halves=base_novel)
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
     tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
     program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
-    options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | goal.arguments()
+    options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | search.arguments()
     options |= {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
-    options["optimize"] = tuple(map(str, optimize or (opt.Part.TEMPLATE,)))
+    options["optimize"] = tuple(map(str, optimize or (Part.TEMPLATE,)))
     options["candidates"] = None if candidates is None else load_class_texts(candidates)
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
-    folder = log_dir or runs.next_free_folder("runs", data.stem or "run")
+    folder = search.log_dir or runs.next_free_folder("runs", data.stem or "run")
     _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
 
