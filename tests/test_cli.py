@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli_calls import call
 from helpers.cli_process import Processes
 from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
@@ -41,13 +42,6 @@ def run_folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["optimize", str(photos), *options])
     assert exit.value.code in (0, None)
     return out
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
 
 
 @pytest.fixture(scope="module")
