@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ipo_dspy._internal.counts import pluralize
+from ipo_dspy._internal.counts import pluralize, shorten
 from ipo_dspy.run.events import EmbeddingMapEvent, MatrixFields
 
 WIDTH, HEIGHT = 760, 500
@@ -25,7 +25,7 @@ _LETTER = 6.7
 
 def clipped(name: str) -> str:
     """Return a class name as short as a drawing needs it."""
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}\u2026"
+    return shorten(name, NAME_LENGTH)
 
 
 def columns(matrix: MatrixFields) -> tuple[list[str], NDArray[np.int64]]:
