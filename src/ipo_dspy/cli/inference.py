@@ -1,8 +1,8 @@
 """Commands for a saved program, images or a run: evaluate, describe, report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -13,6 +13,9 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.errors import DataError
+
+if TYPE_CHECKING:
+    from ipo_dspy.optimizer.evaluation import EvaluationResult
 
 CONFUSIONS = 5
 """Number of pairs of a class and what it is taken for."""
@@ -50,30 +53,39 @@ def evaluate(
         (result,) = score(classifier, dataset, recorder=recorder, skip_unreadable=skip_unreadable, **wanted)
     if classifier.is_calibrated:
         show.note("the probabilities are calibrated; a threshold is not applied")
-    scored, left_out = len(result.predicted), len(dataset) - len(result.predicted)
-    precision, several = result.average_precision, classifier.multi_label
+    left_out = len(dataset) - len(result.predicted)
     if as_json:
-        counts = {"images": scored, "left_out": left_out, "per_class": dict(result.per_class)}
+        several = {"average_precision": result.average_precision}
+        details = several if classifier.multi_label else {"confusions": list(map(list, result.confusions))}
+        counts = {"images": len(result.predicted), "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}
-        confusions = [list(pair) for pair in result.confusions]
-        details = {"average_precision": result.average_precision} if several else {"confusions": confusions}
         show.write_json({"template": str(result.template), **scores, **counts, **details})
-        return
-    lines = sorted(result.per_class.items(), key=lambda item: precision.get(item[0], item[1][0] / item[1][1]))
-    columns = ["class", "correct>", "images>", *(["average precision %>"] if several else [])]
-    table = [(n, str(c), str(t), *([f"{precision[n]:.2f}"] if several else [])) for n, (c, t) in lines]
-    show.rows("per class, worst first", columns, table)
+    else:
+        _show_evaluation(result, left_out, wanted["min_recall"] or {})
+
+
+def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[str, float]) -> None:
+    precision, recalls = result.average_precision, {name: c / total for name, (c, total) in result.per_class.items()}
+    worst_first = sorted(recalls, key=lambda name: precision.get(name, recalls[name]))
+    classes = [[name, *map(str, result.per_class[name])] for name in worst_first]
+    columns = ["class", "correct>", "images>"]
+    if precision:
+        columns.append("average precision %>")
+        classes = [[*cells, f"{precision[name]:.2f}"] for name, cells in zip(worst_first, classes, strict=True)]
+    show.rows("per class, worst first", columns, classes)
     if result.confusions:
         errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
         show.rows("most confused", ["class", "taken for", "images>"], errors)
     show.template(str(result.template))
-    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(scored), str(left_out))
+    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))
     show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
     show.measures(result.measures, result.objective, result.score)
-    recalls = {name: 100 * correct / total for name, (correct, total) in result.per_class.items()}
-    if floors := {name: 100 * floor for name, floor in (wanted["min_recall"] or {}).items() if name in recalls}:
-        met = {name: "met" if recalls[name] >= floor - 1e-6 else "missed" for name, floor in floors.items()}
-        reached = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
+    reached = [
+        (name, f"{100 * floor:g}", f"{100 * recalls[name]:.1f}", "met" if recalls[name] >= floor - 1e-8 else "missed")
+        for name, floor in floors.items()
+        if name in recalls
+    ]
+    if reached:
         show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], reached)
 
 
