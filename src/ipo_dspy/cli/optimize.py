@@ -107,7 +107,9 @@ def optimize(
     base_novel: Annotated[
         bool, Option("--base-novel", help="Search on one half of the classes, test on both halves.")
     ] = False,
-    steps: opt.Steps = None,
+    steps: Annotated[
+        int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")
+    ] = None,
     auto: Annotated[SearchPreset | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
     prompts_per_step: opt.PerStep = OptimizerConfig.prompts_per_step,
     history_size: opt.HistorySize = OptimizerConfig.history_size,

@@ -64,7 +64,6 @@ Model = Annotated[
 ]
 Pretrained = Annotated[str | None, Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, Option(help="PyTorch device, or auto.")]
-Steps = Annotated[int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")]
 PerStep = Annotated[int, Option(min=1, help="Templates proposed per step.")]
 HistorySize = Annotated[int, Option(min=0, help="Number of best earlier templates shown to the proposer.")]
 Mode = Annotated[

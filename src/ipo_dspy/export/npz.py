@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ipo_dspy._internal.file_io import atomic_write, open_regular
 from ipo_dspy._internal.json_input import has_type, parse_json
 from ipo_dspy._internal.untrusted import one_line
@@ -55,6 +53,8 @@ def write_npz(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None
     Raises:
         OSError: the file cannot be written.
     """
+    import numpy as np
+
     arrays: dict[str, Any] = {"class_embeddings": weights.class_embeddings, "class_weights": weights.class_weights}
     for name, value in weights.plain().items():
         is_array = isinstance(value, bool | float) or name in ("labels", "template")
@@ -78,6 +78,8 @@ def read_npz(path: str | os.PathLike[str]) -> "ClassWeights":
     ...     read_npz(f"{folder}/weights.npz").labels == task.classes
     True
     """
+    import numpy as np
+
     from ipo_dspy.export.weights import ClassWeights
 
     try:
@@ -101,6 +103,8 @@ def read_npz(path: str | os.PathLike[str]) -> "ClassWeights":
 
 def _check(values: Mapping[str, Any], classes: int) -> None:
     """Raise a ValueError if values are not those of a classifier with this number of classes."""
+    import numpy as np
+
     for name, annotation in _TYPES.items():
         if not has_type(values[name], annotation, largest=math.inf):
             raise ValueError(f"{name} is of another type, or not finite")
