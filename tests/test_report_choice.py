@@ -1,4 +1,4 @@
-"""What the report says about the choice of the template: candidates, phrases, reasons, and warnings."""
+"""The choice of the template in the report: candidates, phrases, reasons, and warnings."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a reader of the report sees: texts, tables, warnings, addresses, and charts."""
+"""Parts of a page of the report as a reader sees them: texts, tables, warnings, addresses, and charts."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""What a program predicts on each image, as a file for a later check.
+"""Outcomes of a program on single images, which a file keeps for a later check.
 
 Images are recognized by their content and label, so that files may be renamed or moved between two checks.
 """

@@ -38,7 +38,7 @@ Split = Annotated[str | None, Option(help="Part to read of data that is already 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are read."""
+    """Options for reading labeled images."""
 
     image: ImageColumn = None
     label: LabelColumn = None
@@ -88,7 +88,7 @@ class DataSets:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How images become training, validation, and test images."""
+    """Options for splitting images into training, validation, and test images."""
 
     shots: Annotated[str, Option(metavar="N|all", help="Training images per class.")] = "16"
     test: Annotated[

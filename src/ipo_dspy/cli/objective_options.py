@@ -23,7 +23,7 @@ _COLUMNS = ("true", "predicted", "cost")
 
 @dataclass(frozen=True)
 class Goal:
-    """What is optimized."""
+    """The objective, and the costs and floors that change it."""
 
     objective: Annotated[ObjectiveName, Option(help="What is optimized; ties are decided by the loss.")] = "accuracy"
     costs: Annotated[

@@ -1,4 +1,4 @@
-"""What stands before the endpoints: it checks the token, adds the headers of each response, and counts requests."""
+"""Middleware of the endpoints: it checks the token, adds the headers of each response, and counts requests."""
 
 import hmac
 import time
