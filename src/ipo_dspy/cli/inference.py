@@ -135,11 +135,8 @@ def describe(
     if as_json:
         show.write_json([{"source": s, "label": label, "description": text} for s, label, text in rows])
     else:
-        show.rows(
-            f"how the images look{', guessed by CLIP' if described.guessed else ''}",
-            ["image", "class", "description"],
-            rows,
-        )
+        title = f"how the images look{', guessed by CLIP' if described.guessed else ''}"
+        show.rows(title, ["image", "class", "description"], rows)
 
 
 def report(
