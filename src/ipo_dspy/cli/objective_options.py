@@ -19,6 +19,22 @@ from ipo_dspy.scoring.objectives import ObjectiveName
 MAX_FILE = 64 << 20
 """Maximum bytes of a file with costs."""
 _COLUMNS = ("true", "predicted", "cost")
+Costs = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Optimize the mean cost of errors: CSV with the columns true, predicted and cost, or JSON such as "
+        '{"deer": {"elk": 5}}. Other errors cost 1.',
+    ),
+]
+MinRecall = Annotated[
+    list[str] | None,
+    Option(
+        metavar="CLASS=RECALL",
+        help="Lowest recall of a class, 0 to 1, e.g. 'stop sign=0.99'; templates that miss it rank last. May be "
+        "repeated.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -26,22 +42,8 @@ class Goal:
     """The objective, and the costs and floors that change it."""
 
     objective: Annotated[ObjectiveName, Option(help="What is optimized; ties are decided by the loss.")] = "accuracy"
-    costs: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="Optimize the mean cost of errors: CSV with the columns true, predicted and cost, or JSON such as "
-            '{"deer": {"elk": 5}}. Other errors cost 1.',
-        ),
-    ] = None
-    min_recall: Annotated[
-        list[str] | None,
-        Option(
-            metavar="CLASS=RECALL",
-            help="Lowest recall of a class, 0 to 1, e.g. 'stop sign=0.99'; templates that miss it rank last. May be "
-            "repeated.",
-        ),
-    ] = None
+    costs: Costs = None
+    min_recall: MinRecall = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the options as arguments of `IPO`.
