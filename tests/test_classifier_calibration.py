@@ -111,6 +111,39 @@ def test_unknown_images_get_no_label(base: DemoTask, novel: DemoTask, calibrated
     assert prediction.scores
 
 
+def test_images_of_another_kind_are_unknown_however_confident_the_classifier_is(base: DemoTask) -> None:
+    food = demo.load("grey-food", shots=8, model=DEMO_VIT)
+    by_score = base.program.calibrate(base.trainset, unknown=food.trainset, unknown_label="other")
+    by_confidence = base.program.calibrate(base.trainset, unknown=food.trainset, threshold=0.5)
+    reports = [program.calibration_report for program in (by_score, by_confidence)]
+    assert [report and report.threshold_score for report in reports] == ["in_distribution", "confidence"]
+    found, plain = (report.after.auroc for report in reports if report and report.after.auroc)
+    assert found > 0.95 > plain + 0.1
+    assert np.mean([p.label == "other" for p in answers(by_score, food.testset[::4])]) > 0.85
+    assert np.mean([p.label == "other" for p in answers(by_score, base.testset[::4])]) < 0.15
+    images = [example.image for example in (*food.testset[:20], *base.testset[:20])]
+    assert list(by_score.predict(images)) == [by_score(image=image).label for image in images]
+
+
+def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_confidence(
+    base: DemoTask, calibrated: ClipClassifier, tmp_path: Path
+) -> None:
+    calibrated.save(tmp_path / "program.json")
+    loaded = ClipClassifier.from_file(tmp_path / "program.json")
+    assert loaded.calibration == calibrated.calibration
+    assert loaded.calibration.threshold_score == "in_distribution"
+    images = [example.image for example in base.testset[:20]]
+    assert list(loaded.predict(images)) == list(calibrated.predict(images))
+    kept = loaded.calibrate(base.trainset, temperature=False, weights=False)
+    assert kept.calibration == calibrated.calibration
+    earlier = base.program.calibrate(base.trainset, coverage=0.5)
+    earlier.save(tmp_path / "earlier.json")
+    state = json.loads((tmp_path / "earlier.json").read_text())
+    del state["clip"]["calibration"]["threshold_score"]
+    (tmp_path / "earlier.json").write_text(json.dumps(state))
+    assert ClipClassifier.from_file(tmp_path / "earlier.json").calibration == earlier.calibration
+
+
 @pytest.mark.parametrize(("rule", "wanted"), [("coverage", 0.7), ("precision", 0.97)])
 def test_threshold_reaches_what_is_wanted(base: DemoTask, rule: str, wanted: float) -> None:
     rules: Any = {rule: wanted}
@@ -285,7 +318,9 @@ def test_saved_program_answers_the_same(base: DemoTask, calibrated: ClipClassifi
         {"temperature": -1},
         {"temperature": True},
         {"temperature": 1e400},
-        {"threshold": 7},
+        {"threshold": 7, "threshold_score": "confidence"},
+        {"threshold": 1e400},
+        {"threshold_score": "distance"},
         {"threshold": "0.5"},
         {"threshold": None},
         {"unknown_label": 3},
@@ -354,4 +389,4 @@ def test_feedback_says_that_an_image_is_below_the_threshold(base: DemoTask) -> N
     example = base.testset[0]
     verdict = feedback(example, unsure(image=example.image))
     assert verdict.score == 0.0
-    assert "is below the threshold" in verdict.feedback
+    assert "it is below the threshold" in verdict.feedback

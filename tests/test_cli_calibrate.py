@@ -48,7 +48,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
         "before and after, on images that the fit did not see",
         "AUROC of unknown",
         "temperature",
-        "other below confidence",
+        "other below in-distribution",
     ):
         assert name in out
     assert f"program  {folders / 'calibrated.json'}" in err

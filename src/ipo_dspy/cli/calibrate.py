@@ -137,7 +137,8 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         shown = ranked if len(ranked) <= 2 * WEIGHTS_SHOWN else [*ranked[:WEIGHTS_SHOWN], *ranked[-WEIGHTS_SHOWN:]]
         settings += [(f"weight of {name}", f"{weight:.2f}") for name, weight in shown]
     if found.threshold:
-        settings.append((f"{unknown_label or 'no label'} below confidence", f"{found.threshold:.4f}"))
+        score = found.threshold_score.replace("in_distribution", "in-distribution score")
+        settings.append((f"{unknown_label or 'no label'} below {score}", f"{found.threshold:.4f}"))
         settings.append(("answered", f"{found.coverage:.2f} %"))
         if found.answered_accuracy is not None:
             settings.append(("correct of the answered", f"{found.answered_accuracy:.2f} %"))

@@ -1,12 +1,15 @@
 """Calibrate a classifier on the logits of labeled images, and report what that changes.
 
 The order is temperature, weights, threshold: `scaling.apply` gives the logits of the final probabilities, whose highest
-one is the label and its confidence; below the threshold the image belongs to none of the classes.
+one is the label and its confidence; below the threshold the image belongs to none of the classes. A threshold that
+unknown images set is for their in-distribution score; any other one is for the confidence, which tells right answers
+from wrong ones.
 
 Letters: N images, M images of none of the classes, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -31,6 +34,7 @@ from ipo_dspy.scoring.calibration import (
     expected_calibration_error,
     false_positive_rate,
     fit_scaling,
+    in_distribution_scores,
     log_softmax,
     losses,
     macro_f1,
@@ -44,6 +48,7 @@ CalibrationObjective = Literal["accuracy", "balanced_accuracy", "macro_f1", "los
 VALUES: Mapping[str, Value | None] = MappingProxyType(
     {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "loss": None}
 )
+ThresholdScore = Literal["confidence", "in_distribution"]
 EQUAL_CLASSES = ("balanced_accuracy", "macro_f1")
 """Objectives for which every class counts the same."""
 SEPARATED_AUROC, SEPARATED_COVERAGE = 0.7, 50.0
@@ -59,8 +64,9 @@ class Calibration:
     Attributes:
         template: text of the template.
         temperature: divides the logits.
-        threshold: an image with a lower confidence belongs to none of the classes.
+        threshold: an image with a lower score belongs to none of the classes; 0 if there is no threshold.
         unknown_label: label of such an image.
+        threshold_score: the score that is compared with the threshold: the confidence, or the in-distribution score.
 
     Raises:
         InputError: a number that is not finite or out of range, or another type.
@@ -70,12 +76,17 @@ class Calibration:
     temperature: float = 1.0
     threshold: float = 0.0
     unknown_label: str | None = None
+    threshold_score: ThresholdScore = "confidence"
 
     def __post_init__(self) -> None:
         if not isinstance(self.template, str):
             raise invalid("template", "a text", self.template, "for example 'a photo of a <CLASS>.'")
         require_number("temperature", self.temperature, TEMPERATURES[0])
-        require_share("threshold", self.threshold)
+        one_of("threshold_score", self.threshold_score, get_args(ThresholdScore))
+        if self.threshold_score == "confidence":
+            require_share("threshold", self.threshold)
+        else:
+            require_number("threshold", self.threshold, -sys.float_info.max)
         if not isinstance(self.unknown_label, str | None) or self.unknown_label == "":
             raise invalid("unknown_label", "a text or None", self.unknown_label, "for example unknown_label='other'")
 
@@ -89,7 +100,8 @@ class CalibrationFigures:
         loss: mean cross-entropy in nats.
         calibration_error: expected calibration error, with 15 bins of equal width.
         error_by_chance: the calibration error that a calibrated classifier would show on as many images.
-        auroc: probability that a known image has a higher confidence than an unknown one; None without unknown images.
+        auroc: probability that a known image has a higher score than an unknown one, by the score that the threshold is
+            for; None without unknown images.
         unknown_at_95: share of unknown images that are answered if 95 % of the known ones are.
         bins: the reliability diagram.
     """
@@ -117,6 +129,7 @@ class CalibrationReport:
         weights: factor of the probability of each class; empty if there are none.
         weights_rejected: True if weights were fitted, but did not prove better.
         threshold: 0 if every image is answered.
+        threshold_score: the score that is compared with it.
         coverage: share of images that are answered, in percent.
         answered_accuracy: share of these that are correct, in percent; None if there are none.
         unknown_answered: share of unknown images that are answered, in percent; None without unknown images.
@@ -134,6 +147,7 @@ class CalibrationReport:
     weights: Mapping[str, float] = field(repr=False)
     weights_rejected: bool
     threshold: float
+    threshold_score: ThresholdScore
     coverage: float
     answered_accuracy: float | None
     unknown_answered: float | None
@@ -166,6 +180,7 @@ class CalibrationSettings:
     threshold: float | None = None
     coverage: float | None = None
     precision: float | None = None
+    threshold_score: ThresholdScore = "confidence"
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, get_args(CalibrationObjective))
@@ -174,14 +189,15 @@ class CalibrationSettings:
         rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
         passed = {name: value for name, value in rules.items() if value is not None}
         for name, value in passed.items():
-            require_share(name, value)
+            if self.threshold_score == "confidence" or name != "threshold":  # else it is that of an earlier calibration
+                require_share(name, value)
         if len(passed) > 1:
             first, second, *_ = passed
             hint = Hint("{rule} already sets the threshold", rule=Argument(first, passed[first]))
             raise InputError("must be left out", argument=second, value=passed[second], hint=hint)
 
     def find_threshold(self, known: Floats, correct: Flags, unknown: Floats | None) -> float:
-        """Return the threshold for confidences of known images [N] and of unknown ones [M]."""
+        """Return the threshold for scores of known images [N] and of unknown ones [M]."""
         if self.threshold is not None:
             return self.threshold
         if self.coverage is not None:
@@ -222,29 +238,31 @@ def calibrate_logits(
         start=start,
     )
     scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
-    confidence, correct = _confidence(fit.held_out), fit.held_out.argmax(axis=1) == labels
-    doubts = None if scaled_unknown is None else _confidence(scaled_unknown)
-    threshold = settings.find_threshold(confidence, correct, doubts)
-    answered = confidence >= threshold
-    _, coverages, accuracies = accuracy_over_coverage(confidence, correct)
+    rate = SCORES[settings.threshold_score]
+    known, correct = rate(fit.held_out), fit.held_out.argmax(axis=1) == labels
+    doubts = None if scaled_unknown is None else rate(scaled_unknown)
+    threshold = settings.find_threshold(known, correct, doubts)
+    answered = known >= threshold if threshold else np.ones(len(known), dtype=bool)
+    _, coverages, accuracies = accuracy_over_coverage(known, correct)
     points = np.unique(np.linspace(0, len(coverages) - 1, CURVE_POINTS).round().astype(int))
     factors = np.exp(fit.scaling.log_weights).tolist()
-    after, coverage = _figures(fit.held_out, labels, scaled_unknown), 100.0 * float(answered.mean())
+    after, coverage = _figures(fit.held_out, labels, scaled_unknown, rate), 100.0 * float(answered.mean())
     is_found = settings.threshold is settings.coverage is settings.precision is None
     is_poor = after.auroc is not None and (after.auroc < SEPARATED_AUROC or coverage < SEPARATED_COVERAGE)
     return CalibrationReport(
         images=len(labels),
         unknown=0 if unknown is None else len(unknown),
         objective=settings.objective,
-        before=_figures(logits, labels, unknown),
+        before=_figures(logits, labels, unknown, rate),
         after=after,
         temperature=fit.scaling.temperature,
         weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
         weights_rejected=settings.weights and not fit.has_weights,
         threshold=threshold,
+        threshold_score=settings.threshold_score if threshold else "confidence",
         coverage=coverage,
         answered_accuracy=100.0 * float(correct[answered].mean()) if answered.any() else None,
-        unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean()),
+        unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean() if threshold else 1.0),
         poorly_separated=is_found and is_poor,
         curve=tuple(zip((100 * coverages[points]).tolist(), (100 * accuracies[points]).tolist(), strict=True)),
     )
@@ -254,15 +272,23 @@ def _confidence(logits: Floats) -> Floats:
     return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
 
 
-def _figures(logits: Floats, labels: Indices, unknown: Floats | None) -> CalibrationFigures:
+SCORES: Mapping[ThresholdScore, Callable[[Floats], Floats]] = MappingProxyType(
+    {"confidence": _confidence, "in_distribution": in_distribution_scores}
+)
+"""Scores [N] of logits [N, C] that a threshold can be for."""
+
+
+def _figures(
+    logits: Floats, labels: Indices, unknown: Floats | None, rate: Callable[[Floats], Floats]
+) -> CalibrationFigures:
     confidence, correct = _confidence(logits), logits.argmax(axis=1) == labels
-    doubts = None if unknown is None else _confidence(unknown)
+    known, doubts = rate(logits), None if unknown is None else rate(unknown)
     return CalibrationFigures(
         accuracy=100.0 * float(correct.mean()),
         loss=float(losses(logits, labels).mean()),
         calibration_error=expected_calibration_error(confidence, correct),
         error_by_chance=calibration_error_by_chance(confidence),
-        auroc=None if doubts is None else auroc(confidence, doubts),
-        unknown_at_95=None if doubts is None else 100.0 * false_positive_rate(confidence, doubts),
+        auroc=None if doubts is None else auroc(known, doubts),
+        unknown_at_95=None if doubts is None else 100.0 * false_positive_rate(known, doubts),
         bins=reliability(confidence, correct),
     )
