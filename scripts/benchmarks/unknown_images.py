@@ -1,7 +1,7 @@
 """Unknown images
 
-Scores that could tell images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`, with
-16 images a class and the template of 20 steps of the embedded search. Each is the AUROC on test images: the probability
+Scores that could tell images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`,
+with 16 images a class and the template of 20 steps of the embedded search. Each is the AUROC on test images: the chance
 that a known image has a higher score than an unknown one. Logits are those after `calibrate` on the training images,
 whose features the last two scores use.
 

@@ -67,9 +67,10 @@ def calibrate(
     as_json: opt.Json = False,
 ) -> None:
     """Fit temperature, class weights, and a threshold to labeled images; of split data, to the validation part."""
+    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    classifier.check_single_label("calibrate")
     dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "validation", "training")
     others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
     dataset = dataset.spelled_as(classifier.classes or ())
     if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
         fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"

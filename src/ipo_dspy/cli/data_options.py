@@ -51,6 +51,14 @@ Val = Annotated[
     ),
 ]
 TestData = Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")]
+MultiLabel = Annotated[
+    bool,
+    Option(
+        "--multi-label",
+        help="Images have several labels or none, separated by | or ; in a table. A class folder is one label; images "
+        "of folders that --classes leaves out have none. --shots draws images by their rarest label. Needs a SigLIP.",
+    ),
+]
 MinImages = Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")]
 
 
@@ -101,14 +109,23 @@ def read_sets(
     min_images: int,
     seed: int,
     halves: bool,
+    multi_label: bool = False,
 ) -> DataSets:
     """Read data and split it, unless it is already split."""
-    from ipo_dspy.data import base_novel, load_images, open_images
+    from ipo_dspy.data import base_novel, label_sets_catalog, load_images, load_label_sets, open_images
+
+    if multi_label and halves:
+        raise InputError("--multi-label cannot be used with --base-novel, which divides images by their class")
+    if multi_label and min_images > 1:
+        raise InputError("must be 1 with --multi-label", argument="min_images", value=min_images, hint="omit it")
 
     parts = _find_parts(data, options)
     if parts:
         show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    catalog = open_images(data, **parts.get("training", options)).without_small_classes(min_images)
+    part = parts.get("training", options)
+    catalog = (
+        label_sets_catalog(data, **part) if multi_label else open_images(data, **part).without_small_classes(min_images)
+    )
     has_tests = test_data is not None or (test != 0 and "test" in parts)
     if has_tests and test:
         hint = "remove it: the data already has test images"
@@ -119,6 +136,8 @@ def read_sets(
     def load(role: str, other: str | Path | None) -> "ImageDataset":
         """Return the images of another path, or else of a part of the data."""
         source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
+        if multi_label:
+            return load_label_sets(source, **{**arguments, "classes": train.classes})
         return _fit(load_images(source, **arguments), train.classes, role)
 
     if has_tests:
@@ -137,19 +156,19 @@ def read_sets(
     return DataSets(base, chosen or None, tests)
 
 
-def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
+def read_part(data: Path, options: "DataOptions", *roles: str, multi_label: bool = False) -> "ImageDataset":
     """Read data. If it is already split, read the first of these parts that it has, and print a note.
 
-    The last of `roles` must be "training", which all split data has.
+    The last of `roles` must be "training", which all split data has. With `multi_label` labels are lists.
     """
-    from ipo_dspy.data import load_images
+    from ipo_dspy.data import load_images, load_label_sets
 
-    parts = _find_parts(data, options)
+    load, parts = load_label_sets if multi_label else load_images, _find_parts(data, options)
     if not parts:
-        return load_images(data, **options)
+        return load(data, **options)
     role = next(role for role in roles if role in parts)
     show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
-    return load_images(data, **parts[role])
+    return load(data, **parts[role])
 
 
 def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":

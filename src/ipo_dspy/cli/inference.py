@@ -51,9 +51,10 @@ def evaluate(
     from ipo_dspy.run.recorder import EventRecorder
 
     classifier = load_classifier(program, model, pretrained, device, allow_download)
-    dataset = inputs.read_part(
-        data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
-    )
+    options, several = inputs.data_options(image, label, base, classes, split), classifier.multi_label
+    if several and classifier.classes is not None and not data_classes:
+        options.setdefault("classes", classifier.classes)
+    dataset = inputs.read_part(data, options, "test", "validation", "training", multi_label=several)
     if data_classes:
         classifier.classes = dataset.classes
     if class_texts is not None:
@@ -72,7 +73,7 @@ def evaluate(
     if classifier.is_calibrated:
         show.note("the probabilities are calibrated; a threshold is not applied")
     images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
-    precision, several = result.average_precision, classifier.multi_label
+    precision = result.average_precision
     if as_json:
         counts = {"images": images, "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}

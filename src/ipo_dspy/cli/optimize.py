@@ -1,6 +1,5 @@
 """Commands that search for a template: demo and optimize."""
 
-from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -128,6 +127,7 @@ def optimize(
     classes: inputs.Classes = None,
     class_texts: inputs.ClassTexts = None,
     split: inputs.Split = None,
+    multi_label: inputs.MultiLabel = False,
     base_novel: Annotated[
         bool, Option("--base-novel", help="Search on one half of the classes, test on both halves.")
     ] = False,
@@ -189,12 +189,15 @@ def optimize(
         min_images=min_images,
         seed=seed,
         halves=base_novel,
+        multi_label=multi_label,
     )
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
     tested = [name for images in sets.tests.values() for name in images.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
-    program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
+    program = ClipClassifier(
+        named, template=template, model=model, pretrained=pretrained, device=device, multi_label=multi_label
+    )
     options = (
         opt.ipo_options(ctx)
         | _models(ctx)
@@ -223,9 +226,9 @@ def _run(
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.run.journal import FILE_NAME
 
-    if (
-        note := choice_text.imbalance(list(Counter(sets.train.labels()).values()), options["objective"])
-    ) and not as_json:
+    if (note := choice_text.imbalance([*filter(None, sets.train.counts().values())], options["objective"])) and not (
+        as_json or program.multi_label
+    ):
         show.note(note)
     tested = [name for images in sets.tests.values() for name in images.classes]
     options = goals.of_searched(options, sets.train.classes, tested)
