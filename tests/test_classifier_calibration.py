@@ -144,6 +144,28 @@ def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_co
     assert ClipClassifier.from_file(tmp_path / "earlier.json").calibration == earlier.calibration
 
 
+def test_weights_follow_costs_and_floors(base: DemoTask) -> None:
+    plain = base.program.calibrate(base.trainset)
+    labels = np.array([example.label for example in base.testset])
+    predicted = plain.predict([example.image for example in base.testset])
+    weakest = min(base.classes, key=lambda name: (predicted == name)[labels == name].mean())
+    costly = base.program.calibrate(base.trainset, costs={(weakest, b): 20.0 for b in base.classes if b != weakest})
+    report = costly.calibration_report
+    assert report is not None
+    assert report.objective == "cost"
+    assert report.mean_cost is not None
+    assert report.mean_cost[1] < report.mean_cost[0]
+    moved = costly.predict([example.image for example in base.testset])
+    assert (moved == weakest)[labels == weakest].mean() > (predicted == weakest)[labels == weakest].mean()
+    floored = base.program.calibrate(base.trainset, min_recall={weakest: 0.99}, objective="balanced_accuracy")
+    assert floored.calibration_report is not None
+    before, after = floored.calibration_report.recalls[weakest]
+    assert after > before
+    found = floored.predict([example.image for example in base.testset])
+    assert (found == weakest)[labels == weakest].mean() > (predicted == weakest)[labels == weakest].mean()
+    assert set(floored.calibration_report.plain()["recalls"]) == {weakest}
+
+
 @pytest.mark.parametrize(("rule", "wanted"), [("coverage", 0.7), ("precision", 0.97)])
 def test_threshold_reaches_what_is_wanted(base: DemoTask, rule: str, wanted: float) -> None:
     rules: Any = {rule: wanted}
@@ -363,6 +385,11 @@ def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask)
     program, examples = base.program, [dspy.Example(image="missing.png", label=base.classes[0])]
     cases: Any = (
         ({"objective": "auc"}, r"objective must be one of 'accuracy', .*, got 'auc'"),
+        ({"costs": {("bat", "unicorn"): 2.0}}, "unicorn"),
+        ({"costs": {("bat", "bear"): -2.0}}, r"costs must be a number of at least 0 for \('bat', 'bear'\), got -2\.0"),
+        ({"costs": {("bat", "bear"): 2.0}, "objective": "loss"}, "costs must be None with objective='loss'"),
+        ({"min_recall": {"bear": 0.9}}, "min_recall must be given for classes with images in the valset, got 'bear'"),
+        ({"min_recall": {"bat": 0.9}, "weights": False}, "weights must be True with min_recall, got False"),
         ({"coverage": 90}, r"coverage must be a number from 0 to 1, got 90; for example coverage=0\.9"),
         (
             {"threshold": 0.5, "precision": 0.9},

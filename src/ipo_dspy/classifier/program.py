@@ -47,6 +47,7 @@ from ipo_dspy.scoring.calibrator import (
     calibrate_logits,
 )
 from ipo_dspy.scoring.label_sets import PRESENT
+from ipo_dspy.scoring.objectives import build_objective
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
@@ -192,6 +193,8 @@ class ClipClassifier(PortablePredictor):
         precision: float | None = None,
         unknown: Sequence[Any] | None = None,
         unknown_label: str | None = None,
+        costs: Mapping[tuple[str, str], float] | None = None,
+        min_recall: Mapping[str, float] | None = None,
         label_field: str = "label",
         skip_unreadable: bool = False,
     ) -> "ClipClassifier":
@@ -215,6 +218,9 @@ class ClipClassifier(PortablePredictor):
             precision: share of the answered images of `valset` that must be right, 0 to 1.
             unknown: images that belong to none of the classes, or examples with the field `image`.
             unknown_label: label of unknown images.
+            costs: cost of an error by its true and its predicted class, instead of `objective`; other errors cost 1.
+                Weights then also move decisions so that the mean cost falls, and so do they for `min_recall`.
+            min_recall: lowest recall of classes, 0 to 1.
             label_field: field of the examples with the correct class.
             skip_unreadable: skip images that cannot be read instead of raising.
 
@@ -245,6 +251,8 @@ class ClipClassifier(PortablePredictor):
             coverage=coverage,
             precision=precision,
             threshold_score=score,
+            costs=costs,
+            min_recall=min_recall,
         )
         self.check_single_label("calibrate")
         if (classes := self.classes) is None:
@@ -259,6 +267,8 @@ class ClipClassifier(PortablePredictor):
         template = str(self.template)
         Calibration(template, unknown_label=unknown_label)
         labels = [class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
+        goal = build_objective(objective, costs, min_recall, None)
+        goal.check(classes, {classes[k] for k in labels}, "valset", options=len(classes))
         known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
         others = None
         if unknown is not None:

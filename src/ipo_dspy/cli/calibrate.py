@@ -4,10 +4,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-from typer import Option
+from typer import Context, Option
 
 from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import find_images, load_classifier, readable
@@ -31,6 +32,7 @@ class Objective(StrEnum):
 
 
 def calibrate(
+    ctx: Context,
     program: opt.Program,
     data: opt.Data,
     unknown: Annotated[Path | None, Option(metavar="FOLDER", help="Images that belong to none of the classes.")] = None,
@@ -40,6 +42,8 @@ def calibrate(
     ] = None,
     report: Annotated[Path | None, Option(metavar="FILE", help="Save a report as an HTML file.")] = None,
     objective: Annotated[Objective, Option(help="Figure that class weights must improve.")] = Objective.ACCURACY,
+    costs: goals.Costs = None,
+    min_recall: goals.MinRecall = None,
     temperature: Annotated[bool, Option(help="Fit a temperature.")] = True,
     weights: Annotated[bool, Option(help="Fit class weights.")] = True,
     threshold: Annotated[
@@ -90,6 +94,7 @@ def calibrate(
             precision=precision,
             unknown=others,
             unknown_label=unknown_label,
+            **goals.objective_arguments(ctx),
         )
     found = cast("CalibrationReport", calibrated.calibration_report)
     target = program.with_name("calibrated.json") if out is None else out
@@ -127,7 +132,10 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
             found.before.unknown_at_95,
             found.after.unknown_at_95,
         )
-    digits = {"loss": 4, "AUROC of unknown": 3}
+    if found.mean_cost is not None:
+        figures["mean cost"] = found.mean_cost
+    figures |= {f"recall of {name} %": recalls for name, recalls in found.recalls.items()}
+    digits = {"loss": 4, "AUROC of unknown": 3, "mean cost": 4}
     lines = [(name, *(f"{value:.{digits.get(name, 2)}f}" for value in pair)) for name, pair in figures.items()]
     show.rows("before and after, on images that the fit did not see", ["", "before>", "after>"], lines)
     settings = [("temperature", f"{found.temperature:.4f}")]

@@ -25,6 +25,7 @@ from ipo_dspy.scoring.calibration import (
     Indices,
     ReliabilityBin,
     Scaling,
+    ScalingFit,
     Value,
     accuracy,
     accuracy_over_coverage,
@@ -34,6 +35,7 @@ from ipo_dspy.scoring.calibration import (
     expected_calibration_error,
     false_positive_rate,
     fit_scaling,
+    fit_temperature,
     in_distribution_scores,
     log_softmax,
     losses,
@@ -43,7 +45,10 @@ from ipo_dspy.scoring.calibration import (
     threshold_for_precision,
     threshold_for_unknown,
 )
+from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts
+from ipo_dspy.scoring.objectives import COST, build_objective
 
+COSTS_OR_FLOORS = ("costs", "min_recall")
 CalibrationObjective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 VALUES: Mapping[str, Value | None] = MappingProxyType(
     {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "loss": None}
@@ -123,7 +128,7 @@ class CalibrationReport:
 
     Attributes:
         images, unknown: number of images.
-        objective: the weights were judged by it.
+        objective: the weights were judged by it: a name, or `cost`.
         before, after: figures without and with calibration, before any threshold.
         temperature: that of an earlier calibration if none was fitted, or 1.
         weights: factor of the probability of each class; empty if there are none.
@@ -136,6 +141,8 @@ class CalibrationReport:
         poorly_separated: True if the threshold was found by unknown images that cannot be separated well: the AUROC
             is below 0.7, or less than half of the labeled images are answered.
         curve: coverage and accuracy in percent at falling thresholds.
+        mean_cost: cost of an image without and with calibration, if costs were passed.
+        recalls: recall in percent without and with calibration of the classes with a floor.
     """
 
     images: int
@@ -153,10 +160,12 @@ class CalibrationReport:
     unknown_answered: float | None
     poorly_separated: bool
     curve: tuple[tuple[float, float], ...] = field(repr=False)
+    mean_cost: tuple[float, float] | None = None
+    recalls: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def plain(self) -> dict[str, Any]:
         """Return the same as values that `json.dumps` takes."""
-        return asdict(self) | {"weights": dict(self.weights)}
+        return asdict(self) | {"weights": dict(self.weights), "recalls": dict(self.recalls)}
 
 
 def require_share(name: str, value: float) -> float:
@@ -181,9 +190,14 @@ class CalibrationSettings:
     coverage: float | None = None
     precision: float | None = None
     threshold_score: ThresholdScore = "confidence"
+    costs: Mapping[tuple[str, str], float] | None = None
+    min_recall: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, get_args(CalibrationObjective))
+        build_objective(self.objective, self.costs, self.min_recall, None)
+        if goals := [name for name in COSTS_OR_FLOORS if getattr(self, name) and not self.weights]:
+            raise invalid("weights", f"True with {goals[0]}", self.weights, "only class weights move decisions")
         flag("temperature", self.temperature)
         flag("weights", self.weights)
         rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
@@ -237,6 +251,10 @@ def calibrate_logits(
         equal_classes=settings.objective in EQUAL_CLASSES,
         start=start,
     )
+    rule = DecisionRule.of(settings.costs or {}, settings.min_recall or {}, VALUES[settings.objective], classes)
+    if rule.classes:
+        fit = _with_shifts(fit, labels, rule, with_temperature=settings.temperature)
+    decided = [each.argmax(axis=1) for each in (logits, fit.held_out)]
     scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
     rate = SCORES[settings.threshold_score]
     known, correct = rate(fit.held_out), fit.held_out.argmax(axis=1) == labels
@@ -252,7 +270,7 @@ def calibrate_logits(
     return CalibrationReport(
         images=len(labels),
         unknown=0 if unknown is None else len(unknown),
-        objective=settings.objective,
+        objective=COST if settings.costs else settings.objective,
         before=_figures(logits, labels, unknown, rate),
         after=after,
         temperature=fit.scaling.temperature,
@@ -265,7 +283,24 @@ def calibrate_logits(
         unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean() if threshold else 1.0),
         poorly_separated=is_found and is_poor,
         curve=tuple(zip((100 * coverages[points]).tolist(), (100 * accuracies[points]).tolist(), strict=True)),
+        mean_cost=None if rule.costs is None else _pair([-rule.rank(each, labels)[1] for each in decided]),
+        recalls={classes[k]: _pair([100 * rule.recall(k, each, labels) for each in decided]) for k in rule.floors},
     )
+
+
+def _with_shifts(fit: ScalingFit, labels: Indices, rule: DecisionRule, *, with_temperature: bool) -> ScalingFit:
+    """Return a fit with class weights for costs and floors, or the same fit if they do not prove better."""
+    if (found := fit_shifts(fit.held_out, labels, rule)) is None:
+        return fit
+    shifts, held_out = found
+    correction = fit_temperature(held_out, labels) if with_temperature else 1.0
+    scaling = Scaling(fit.scaling.temperature * correction, (fit.scaling.log_weights + shifts) / correction)
+    return ScalingFit(scaling, held_out / correction, True)
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    before, after = values
+    return before, after
 
 
 def _confidence(logits: Floats) -> Floats:
