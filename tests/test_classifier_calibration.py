@@ -144,25 +144,28 @@ def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_co
     assert ClipClassifier.from_file(tmp_path / "earlier.json").calibration == earlier.calibration
 
 
-def test_weights_follow_costs_and_floors(base: DemoTask) -> None:
-    plain = base.program.calibrate(base.trainset)
-    labels = np.array([example.label for example in base.testset])
-    predicted = plain.predict([example.image for example in base.testset])
-    weakest = min(base.classes, key=lambda name: (predicted == name)[labels == name].mean())
-    costly = base.program.calibrate(base.trainset, costs={(weakest, b): 20.0 for b in base.classes if b != weakest})
+def test_weights_follow_costs_and_floors() -> None:
+    task = demo.load("grey-food", shots=16, model=DEMO_VIT)
+    task.program.template = "grey clip art of a slanted <CLASS>."
+    labels, images = np.array(task.testset.labels()), [example.image for example in task.testset]
+
+    def recall(program: ClipClassifier, name: str) -> float:
+        return float((program.predict(images) == name)[labels == name].mean())
+
+    plain = task.program.calibrate(task.trainset)
+    weakest = min(task.classes, key=lambda name: recall(plain, name))
+    costly = task.program.calibrate(task.trainset, costs={(weakest, b): 20.0 for b in task.classes if b != weakest})
     report = costly.calibration_report
     assert report is not None
     assert report.objective == "cost"
     assert report.mean_cost is not None
     assert report.mean_cost[1] < report.mean_cost[0]
-    moved = costly.predict([example.image for example in base.testset])
-    assert (moved == weakest)[labels == weakest].mean() > (predicted == weakest)[labels == weakest].mean()
-    floored = base.program.calibrate(base.trainset, min_recall={weakest: 0.99}, objective="balanced_accuracy")
+    assert recall(costly, weakest) > recall(plain, weakest) + 0.2
+    floored = task.program.calibrate(task.trainset, min_recall={weakest: 0.9}, objective="balanced_accuracy")
     assert floored.calibration_report is not None
     before, after = floored.calibration_report.recalls[weakest]
     assert after > before
-    found = floored.predict([example.image for example in base.testset])
-    assert (found == weakest)[labels == weakest].mean() > (predicted == weakest)[labels == weakest].mean()
+    assert recall(floored, weakest) > 0.7
     assert set(floored.calibration_report.plain()["recalls"]) == {weakest}
 
 
