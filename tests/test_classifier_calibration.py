@@ -420,3 +420,30 @@ def test_feedback_says_that_an_image_is_below_the_threshold(base: DemoTask) -> N
     verdict = feedback(example, unsure(image=example.image))
     assert verdict.score == 0.0
     assert "it is below the threshold" in verdict.feedback
+
+
+def test_images_that_chose_the_template_are_noticed(
+    base: DemoTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = IPO(proposer="evolution", steps=1, progress=False)
+    best = optimizer.compile(base.program, base.trainset, valset=base.valset)
+    best.save(tmp_path / "best.json")
+    assert (tmp_path / "best.json").stat().st_size < 20_000
+    loaded = ClipClassifier.from_file(tmp_path / "best.json")
+
+    def share(program: ClipClassifier, images: Any) -> float:
+        report = program.calibrate(images).calibration_report
+        assert report is not None
+        return report.chose_template
+
+    with caplog.at_level(logging.WARNING, logger="ipo_dspy"):
+        assert share(loaded, base.testset) == 0
+        assert not caplog.records
+        assert share(loaded, base.trainset) == share(loaded, base.valset) == 100
+    assert "100 % of the images chose the template" in caplog.text
+    assert share(best, [*base.trainset, *base.testset[: len(base.trainset)]]) == pytest.approx(50, abs=20)
+    loaded.template = "art of a <CLASS>."
+    assert share(loaded, base.trainset) == 0
+    state = json.loads((tmp_path / "best.json").read_text())
+    state["clip"]["chosen_on"]["images"] = 5
+    refused(base, state, tmp_path)

@@ -269,13 +269,20 @@ class ClipClassifier(PortablePredictor):
         labels = [class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
         goal = build_objective(objective, costs, min_recall, None)
         goal.check(classes, {classes[k] for k in labels}, "valset", options=len(classes))
-        known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
+        known, encoded = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
         others = None
         if unknown is not None:
             pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in unknown]
             others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
         scaling = self.scaling_of(self.template, classes)
-        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings, scaling)
+        report = calibrate_logits(known, np.array(labels)[list(encoded.kept)], others, classes, settings, scaling)
+        if share := self._share_that_chose(encoded.keys):
+            report = replace(report, chose_template=100.0 * share)
+            logger.warning(
+                "%.0f %% of the images chose the template, so its accuracy on them is too high, and confidences on new "
+                "images may be, too; calibrate on other images to know",
+                report.chose_template,
+            )
         calibrated: ClipClassifier = self.deepcopy()
         calibration = Calibration(template, report.temperature, report.threshold, unknown_label, report.threshold_score)
         own = self.fields.get("label", {}).get("weights", {}) if is_kept and not weights else report.weights

@@ -82,8 +82,10 @@ class RunSummary:
                 f"; the plainest: {choice_text.plainest([str(f.trial.template) for f in search.tied[:PLAINEST_SHOWN]])}"
             )
         combined = f"; combined over {len(search.encoders)} models" if search.encoders else ""
+        has_new_words = search.class_texts is not None and search.class_texts.changes
         found = {
-            "expected": choice_text.expectation(choice, search.decided_by) + combined,
+            "template alone" if has_new_words else "expected": choice_text.expectation(choice, search.decided_by)
+            + combined,
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": ties,
         }

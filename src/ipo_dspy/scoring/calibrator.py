@@ -142,6 +142,7 @@ class CalibrationReport:
             is below 0.7, or less than half of the labeled images are answered.
         curve: coverage and accuracy in percent at falling thresholds.
         mean_cost: cost of an image without and with calibration, if costs were passed.
+        chose_template: share of images, in percent, of which it is known that a search chose the template on them.
         recalls: recall in percent without and with calibration of the classes with a floor.
     """
 
@@ -162,6 +163,7 @@ class CalibrationReport:
     curve: tuple[tuple[float, float], ...] = field(repr=False)
     mean_cost: tuple[float, float] | None = None
     recalls: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    chose_template: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """Return the same as values that `json.dumps` takes."""
