@@ -81,12 +81,12 @@ def classify(
 def _results(classifier: "ClipClassifier", files: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """Return image, label or labels, confidence, and scores of each file."""
     try:
-        rows = classifier.predict_proba(files)  # [N, C]
+        weights, rows, shares = classifier._weights_and_rows(files)  # rows [N, C]
     except ImageError as error:
         hint = error.hint and Hint("pass {skip_unreadable} to skip it", skip_unreadable=True)
         raise ImageError(error.fact, hint=hint) from error
     classes = classifier.classes or ()
-    answers = classifier.class_weights().labels_of(rows)
+    answers = weights.labels_of(rows, shares)
     ranks = (-rows).argsort(axis=1, kind="stable")[:, :top_k]
     results = []
     for file, answer, row, ranked in zip(files, answers, rows, ranks, strict=True):

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from ipo_dspy.data import DataOptions, ImageDataset
 
 # Parameters are named like the readers' arguments, so that messages can show the option of each argument.
-ImageColumn = Annotated[str | None, Option("--image-column", help="Column of the images in a table.")]
-LabelColumn = Annotated[str | None, Option("--label-column", help="Column of the labels in a table.")]
-Base = Annotated[str | None, Option(help="Base folder of relative image paths in a table.")]
-Classes = Annotated[
-    str | None, Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line.")
-]
 ClassTexts = Annotated[
     Path | None,
     Option(
@@ -33,18 +27,22 @@ ClassTexts = Annotated[
         "with the columns label and text. Other classes are read by their name, or as the saved program does.",
     ),
 ]
-Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
 
 
 @dataclass(frozen=True)
 class ImageOptions:
     """Options for reading labeled images."""
 
-    image: ImageColumn = None
-    label: LabelColumn = None
-    base: Base = None
-    classes: Classes = None
-    split: Split = None
+    image: Annotated[str | None, Option("--image-column", help="Column of the images in a table.")] = None
+    label: Annotated[str | None, Option("--label-column", help="Column of the labels in a table.")] = None
+    base: Annotated[str | None, Option(help="Base folder of relative image paths in a table.")] = None
+    classes: Annotated[
+        str | None,
+        Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line."),
+    ] = None
+    split: Annotated[
+        str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")
+    ] = None
 
     @property
     def arguments(self) -> "DataOptions":
@@ -54,20 +52,25 @@ class ImageOptions:
             options["classes"] = _names(self.classes)
         return options
 
-    def read_part(self, data: Path, *roles: str) -> "ImageDataset":
+    def read_part(
+        self, data: Path, *roles: str, multi_label: bool = False, known: Sequence[str] | None = None
+    ) -> "ImageDataset":
         """Read data. If it is already split, read the first of these parts that it has, and print a note.
 
-        The last of `roles` must be "training", which all split data has.
+        The last of `roles` must be "training", which all split data has. With `multi_label` labels are lists, of the
+        `known` classes unless the options name others.
         """
-        from ipo_dspy.data import load_images
+        from ipo_dspy.data import load_images, load_label_sets
 
-        options = self.arguments
+        load, options = load_label_sets if multi_label else load_images, self.arguments
+        if multi_label and known is not None:
+            options.setdefault("classes", known)
         parts = _find_parts(data, options)
         if not parts:
-            return load_images(data, **options)
+            return load(data, **options)
         role = next(role for role in roles if role in parts)
         show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
-        return load_images(data, **parts[role])
+        return load(data, **parts[role])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,15 @@ class SplitOptions:
     ] = None
     test_data: Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")] = None
     min_images: Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")] = 1
+    multi_label: Annotated[
+        bool,
+        Option(
+            "--multi-label",
+            help="Images have several labels or none, separated by | or ; in a table. A class folder is one label; "
+            "images of folders that --classes leaves out have none. --shots draws images by their rarest label. Needs "
+            "a SigLIP.",
+        ),
+    ] = False
 
     @property
     def per_class(self) -> int | None:
@@ -121,13 +133,22 @@ class SplitOptions:
 
     def read(self, data: Path, images: ImageOptions, *, seed: int, halves: bool) -> DataSets:
         """Read data and split it, unless it is already split."""
-        from ipo_dspy.data import base_novel, load_images, open_images
+        from ipo_dspy.data import base_novel, label_sets_catalog, load_images, load_label_sets, open_images
 
+        if self.multi_label and halves:
+            raise InputError("--multi-label cannot be used with --base-novel, which divides images by their class")
+        if self.multi_label and self.min_images > 1:
+            hint = "omit it"
+            raise InputError("must be 1 with --multi-label", argument="min_images", value=self.min_images, hint=hint)
         options = images.arguments
         parts = _find_parts(data, options)
         if parts:
             show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-        catalog = open_images(data, **parts.get("training", options)).without_small_classes(self.min_images)
+        part = parts.get("training", options)
+        if self.multi_label:
+            catalog = label_sets_catalog(data, **part)
+        else:
+            catalog = open_images(data, **part).without_small_classes(self.min_images)
         has_tests = self.test_data is not None or (self.test != 0 and "test" in parts)
         if has_tests and self.test:
             hint = "remove it: the data already has test images"
@@ -139,6 +160,9 @@ class SplitOptions:
         def load(role: str, other: str | Path | None) -> "ImageDataset":
             """Return the images of another path, or else of a part of the data."""
             source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
+            if self.multi_label:
+                arguments["classes"] = train.classes
+                return load_label_sets(source, **arguments)
             return _fit(load_images(source, **arguments), train.classes, role)
 
         if has_tests:

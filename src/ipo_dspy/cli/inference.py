@@ -41,7 +41,8 @@ def evaluate(
     from ipo_dspy.run.recorder import EventRecorder
 
     classifier = clip.load(program)
-    dataset = images.read_part(data, "test", "validation", "training")
+    several, known = classifier.multi_label, None if data_classes else classifier.classes
+    dataset = images.read_part(data, "test", "validation", "training", multi_label=several, known=known)
     if data_classes:
         classifier.classes = dataset.classes
     if class_texts is not None:
@@ -55,8 +56,8 @@ def evaluate(
         show.note("the probabilities are calibrated; a threshold is not applied")
     left_out = len(dataset) - len(result.predicted)
     if as_json:
-        several = {"average_precision": result.average_precision}
-        details = several if classifier.multi_label else {"confusions": list(map(list, result.confusions))}
+        precision, confusions = result.average_precision, list(map(list, result.confusions))
+        details = {"average_precision": precision} if several else {"confusions": confusions}
         counts = {"images": len(result.predicted), "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}
         show.write_json({"template": str(result.template), **scores, **counts, **details})

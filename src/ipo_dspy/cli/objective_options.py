@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,14 +46,18 @@ class Goal:
     min_recall: MinRecall = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the options as arguments of `IPO`.
+        """Return the options as arguments of `IPO`; raises as `costs_and_floors`."""
+        return {"objective": self.objective, **costs_and_floors(self.costs, self.min_recall)}
 
-        Raises:
-            InputError: a floor without a number.
-            DataError: a file of costs that cannot be read.
-        """
-        costs, floors = self.costs and read_costs(self.costs), dict(map(_floor, self.min_recall or ()))
-        return {"objective": self.objective, "costs": costs, "min_recall": floors or None}
+
+def costs_and_floors(costs: Path | None, min_recall: Sequence[str] | None) -> dict[str, Any]:
+    """Return a file of costs and floors of recall as arguments of `IPO`.
+
+    Raises:
+        InputError: a floor without a number.
+        DataError: a file of costs that cannot be read.
+    """
+    return {"costs": costs and read_costs(costs), "min_recall": dict(map(_floor, min_recall or ())) or None}
 
 
 def of_searched(options: Mapping[str, Any], searched: Collection[str], others: Collection[str]) -> dict[str, Any]:

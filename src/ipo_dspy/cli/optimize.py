@@ -1,6 +1,5 @@
 """Commands that search for a template: demo and optimize."""
 
-from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -171,7 +170,10 @@ def optimize(
         show.note(sets.summary(data.name))
     tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
-    program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
+    several = parts.multi_label
+    program = ClipClassifier(
+        named, template=template, model=model, pretrained=pretrained, device=device, multi_label=several
+    )
     options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | search.arguments()
     options |= {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
     options["optimize"] = tuple(map(str, optimize or (Part.TEMPLATE,)))
@@ -196,9 +198,8 @@ def _run(
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.run.journal import FILE_NAME
 
-    if (
-        note := choice_text.imbalance(list(Counter(sets.train.labels()).values()), options["objective"])
-    ) and not as_json:
+    note = choice_text.imbalance([*filter(None, sets.train.counts().values())], options["objective"])
+    if note and not (as_json or program.multi_label):
         show.note(note)
     tested = [name for images in sets.tests.values() for name in images.classes]
     options = goals.of_searched(options, sets.train.classes, tested)

@@ -37,11 +37,6 @@ Data = Annotated[
     ),
 ]
 Program = Annotated[Path, Argument(help="A program saved by optimize or ClipClassifier.save.")]
-OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
-AllowDownload = Annotated[
-    bool,
-    Option("--allow-download", help="Download the model that the program file names, without your Hugging Face token."),
-]
 PromptModel = Annotated[
     str | None,
     Option(help="LLM that proposes templates, a LiteLLM name. By default, the built-in evolutionary search."),
@@ -92,10 +87,15 @@ RayGpus = Annotated[float | None, Option("--ray-gpus", min=0, help="GPUs per wor
 class SavedModel:
     """The CLIP model of a saved program."""
 
-    model: OtherModel = None
+    model: Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")] = None
     pretrained: Pretrained = None
     device: Device = "auto"
-    allow_download: AllowDownload = False
+    allow_download: Annotated[
+        bool,
+        Option(
+            "--allow-download", help="Download the model that the program file names, without your Hugging Face token."
+        ),
+    ] = False
 
     def load(self, program: str | Path) -> "ClipClassifier":
         """Load a saved program and its model."""

@@ -33,8 +33,10 @@ class RunSummary:
         prompts = 0 if imagenet is None else len(imagenet.ensemble.lines)
         combined = f"; combined over {len(search.encoders)} models" if search.encoders else ""
         plainest = choice_text.plainest([str(finalist.trial.template) for finalist in search.tied[:PLAINEST_SHOWN]])
+        expected = choice_text.expectation(choice, search.decided_by)
+        has_new_words = search.class_texts is not None and search.class_texts.changes
         found = {
-            "expected": choice_text.expectation(choice, search.decided_by) + combined,
+            "template alone" if has_new_words else "expected": expected + combined,
             "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
             "tied": choice_text.ties(choice) + (f"; the plainest: {plainest}" if choice["tied"] > 1 else ""),
             "floors": final.floors,

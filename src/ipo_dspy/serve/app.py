@@ -247,7 +247,8 @@ def answer_images(weights: "ClassWeights", features: Features, top_k: int) -> li
     """Return the answers for images [N, D], with the fields of `ipo-dspy classify --json`."""
     probabilities = weights.probabilities(features)  # [N, C]
     answers = []
-    for row, label in zip(probabilities, weights.labels_of(probabilities), strict=True):
+    labels = weights.labels_of(probabilities, weights.scores(features))
+    for row, label in zip(probabilities, labels, strict=True):
         ranked = np.argsort(-row, kind="stable")[:top_k]
         answer: dict[str, Any] = {"label": label}
         if isinstance(label, list):
