@@ -137,7 +137,8 @@ def read_sets(
         """Return the images of another path, or else of a part of the data."""
         source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
         if multi_label:
-            return load_label_sets(source, **{**arguments, "classes": train.classes})
+            of_classes: DataOptions = {**arguments, "classes": train.classes}
+            return load_label_sets(source, **of_classes)
         return _fit(load_images(source, **arguments), train.classes, role)
 
     if has_tests:
