@@ -131,6 +131,7 @@ def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_co
     calibrated.save(tmp_path / "program.json")
     loaded = ClipClassifier.from_file(tmp_path / "program.json")
     assert loaded.calibration == calibrated.calibration
+    assert loaded.calibration is not None
     assert loaded.calibration.threshold_score == "in_distribution"
     images = [example.image for example in base.testset[:20]]
     assert list(loaded.predict(images)) == list(calibrated.predict(images))

@@ -73,7 +73,8 @@ def run(path: Path, pictures: Sequence[Path], batch: int) -> tuple[Any, Any, dic
     outputs = [session.run(["probabilities", "image_features", "scores"], {"pixels": part}) for part in parts]
     features = np.concatenate([output[1] for output in outputs])
     assert np.abs(np.linalg.norm(features, axis=1) - 1).max() < 1e-5
-    return *(np.concatenate([output[i] for output in outputs]) for i in (0, 2)), meta
+    probabilities, scores = (np.concatenate([output[i] for output in outputs]) for i in (0, 2))
+    return probabilities, scores, meta
 
 
 def check_equal(classifier: ClipClassifier, path: Path, pictures: Sequence[Path], batch: int) -> None:
@@ -138,7 +139,7 @@ def test_several_labels_and_half_precision(tmp_path: Path, task: DemoTask, pictu
     classifier.export(tmp_path / "best.onnx", format="onnx")
     assert model.model.visual.conv1.weight.dtype == torch.bfloat16  # the model itself is left as it was
     precise = classifier.with_model(load_backbone(f"local-dir:{folder}", device="cpu"))
-    probabilities, meta = run(tmp_path / "best.onnx", pictures, batch=64)
+    probabilities, _, meta = run(tmp_path / "best.onnx", pictures, batch=64)
     expected = [list(precise(image=picture).probabilities.values()) for picture in pictures]
     assert meta["multi_label"]
     assert np.abs(probabilities - np.array(expected)).max() < 0.02  # the texts were encoded in bfloat16

@@ -72,9 +72,9 @@ class Setting:
 def figures(logits: Floats, labels: Indices) -> tuple[float, float, float, float]:
     """Return accuracy, calibration error, its mean by chance, and what it is at most in 95 % of cases by chance."""
     confidence, predicted = np.exp(log_softmax(logits).max(axis=1)), logits.argmax(axis=1)
-    draws, rng = [], np.random.default_rng(0)
-    for _ in range(SIMULATIONS):
-        draws.append(expected_calibration_error(confidence, rng.random(len(labels)) < confidence))
+    rng = np.random.default_rng(0)
+    outcomes = (rng.random(len(labels)) < confidence for _ in range(SIMULATIONS))
+    draws = [expected_calibration_error(confidence, correct) for correct in outcomes]
     error = expected_calibration_error(confidence, predicted == labels)
     return accuracy(predicted, labels), error, statistics.fmean(draws), float(np.quantile(draws, 0.95))
 
@@ -187,8 +187,8 @@ def run(size: Size, seed: int) -> None:
     """Print calibration errors, and accuracies with class weights."""
     seeds = range(seed + 1, seed + 4)
     print("**Calibration error, all classes**\n")
-    columns = ("accuracy before", "after", "ECE before", "ECE with temperature", "ECE after")
-    columns = (*columns, "by chance", "at most", "less chance", "best temperature")
+    errors = ("ECE before", "ECE with temperature", "ECE after", "by chance", "at most", "less chance")
+    columns = ("accuracy before", "after", *errors, "best temperature")
     table(("", *columns), (row for name in demo.names() for row in calibration_errors(name, seeds)))
     print("\n**Accuracy with class weights, base classes**\n")
     table(
