@@ -22,6 +22,7 @@ ON_REQUEST = (
     "recorded",
     "class_texts",
     "suspicious_labels",
+    "unknown_images",
 )
 KNOWN = (*SECTIONS, *ON_REQUEST)
 

@@ -62,14 +62,16 @@ def commands() -> str:
     for name, command in _leaves(group.commands, ""):  # type: ignore[attr-defined]
         positional = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
-        hints = get_type_hints(inspect.unwrap(command.callback))
+        parameters = inspect.signature(command.callback).parameters
         usage = " ".join([f"ipo-dspy {name}", "[OPTIONS]", *map(_positional, positional)])
         parts += [f"## {name}", plain(command.help), f"```console\n$ {usage}\n```"]
         if positional:
             rows = [(code(_positional(p)), plain(p.help or ""), _default(p)) for p in positional]
             parts.append(table(("argument", "meaning", "default"), rows))
         if options:
-            rows = [(code(_option(p, hints.get(p.name))), plain(p.help or ""), _default(p)) for p in options]
+            rows = [
+                (code(_option(p, parameters[p.name].annotation)), plain(p.help or ""), _default(p)) for p in options
+            ]
             parts.append(table(("option", "meaning", "default"), rows))
     return "\n\n".join(parts)
 
@@ -90,12 +92,19 @@ def _positional(parameter: Any) -> str:
 def _option(parameter: Any, hint: Any) -> str:
     if parameter.is_flag:
         return ", ".join([*parameter.opts, *parameter.secondary_opts])
-    kinds = [kind for member in (get_args(hint) or (hint,)) for kind in (get_args(member) or (member,))]
+    kinds = _kinds(hint)
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
-    choices = [str(member.value) for kind in enums for member in kind]
+    choices = [kind for kind in kinds if isinstance(kind, str)] + [
+        str(member.value) for kind in enums for member in kind
+    ]
     numbers = {int: "N", float: "NUMBER", Path: "PATH"}
     usual = next((numbers[kind] for kind in kinds if kind in numbers), "TEXT")
     return f"{', '.join(parameter.opts)} {parameter.metavar or '|'.join(choices) or usual}"
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Return the types and literals within a type."""
+    return [kind for member in get_args(hint) for kind in _kinds(member)] or [hint]
 
 
 def _default(parameter: Any) -> str:

@@ -60,6 +60,15 @@ def task(request: pytest.FixtureRequest) -> "DemoTask":
 
 
 @pytest.fixture(scope="session")
+def sample_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a life-like run of 200 trials."""
+    from helpers.report_journals import sample_run
+    from ipo_dspy.report import render_report
+
+    return render_report(sample_run(tmp_path_factory.mktemp("sample"), trials=200))
+
+
+@pytest.fixture(scope="session")
 def forking_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """A process that has everything imported, for `Processes(folder, environment, parent=forking_parent)`."""
     if not hasattr(os, "fork"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.bench_small import SmallSuite, grid, results, run
+from helpers.cli_calls import call
 from helpers.data_trees import IDS, class_names, plant, plant_dtd, plant_imagenet
 from ipo_dspy import demo
 from ipo_dspy.baselines import build_method
@@ -24,7 +25,6 @@ from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, FullDataset, PaperSuite, chosen_transfer
 from ipo_dspy.bench.sweep import SweepResult
 from ipo_dspy.bench.tables import render, transfer_table
-from ipo_dspy.cli import main
 from ipo_dspy.errors import DataError
 from ipo_dspy.template import Template
 
@@ -232,27 +232,23 @@ def test_unusable_sources_and_targets_are_reported() -> None:
     assert chosen_transfer("dtd", ["ImageNet-R", "dtd"], suite) == ("dtd", ("imagenet_r",))
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit:
-        main(["bench", "--shots", "1", "--seeds", "1", "--steps", "1", *arguments])
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
+BENCH = ("bench", "--shots", "1", "--seeds", "1", "--steps", "1")
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
     monkeypatch.chdir(tmp_path)
     asked = ("--transfer", "grey-food", "--datasets", "pixel-animals", "--methods", "clip,ipo")
-    code, out, err = call(capsys, *asked)
+    code, out, err = call(capsys, *BENCH, *asked)
     assert code == 0
     assert out.startswith("**1-shot, learned on grey-food**\n\n| data set | method | accuracy |")
     assert "ipo, grey-food, 1-shot, seed 1: source " in err
     assert ", average of 1 target " in err
     assert Path("runs", "bench", "transfer-curves-1-shot.svg").stat().st_size > 5000
-    code, text, err = call(capsys, *asked, "--json")
+    code, text, err = call(capsys, *BENCH, *asked, "--json")
     assert (code, "source" in err) == (0, False)
     assert [list(row["targets"]) for row in json.loads(text)["rows"]] == [["pixel-animals"]] * 2
-    code, _, err = call(capsys, *asked, "--ablate", "history")
+    code, _, err = call(capsys, *BENCH, *asked, "--ablate", "history")
     assert (code, "use either --transfer or --ablate" in err) == (2, True)
 
 
@@ -267,7 +263,7 @@ def test_a_dry_run_counts_the_images_of_all_classes(capsys: pytest.CaptureFixtur
         "--dry-run",
         "--json",
     )
-    _, out, _ = call(capsys, "--transfer", "grey-food", *asked)
+    _, out, _ = call(capsys, *BENCH, "--transfer", "grey-food", *asked)
     classes = len(demo.load("grey-food", classes="all").classes)
     assert json.loads(out)["calls"] == 1 + classes + 1 + 1  # a ping, a description of each image, templates, rewordings
 
@@ -277,7 +273,7 @@ def test_missing_targets_are_reported_before_anything_is_read(
 ) -> None:
     plant_dtd(tmp_path)
     where = ("--suite", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--methods", "clip,ipo")
-    code, _, err = call(capsys, *where, "--transfer", "dtd", "--datasets", "eurosat,imagenet_a")
+    code, _, err = call(capsys, *BENCH, *where, "--transfer", "dtd", "--datasets", "eurosat,imagenet_a")
     assert code == 2
     assert "eurosat: " in err
     assert "imagenet_a: " in err

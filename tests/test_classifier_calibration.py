@@ -111,6 +111,65 @@ def test_unknown_images_get_no_label(base: DemoTask, novel: DemoTask, calibrated
     assert prediction.scores
 
 
+def test_images_of_another_kind_are_unknown_however_confident_the_classifier_is(base: DemoTask) -> None:
+    food = demo.load("grey-food", shots=8, model=DEMO_VIT)
+    by_score = base.program.calibrate(base.trainset, unknown=food.trainset, unknown_label="other")
+    by_confidence = base.program.calibrate(base.trainset, unknown=food.trainset, threshold=0.5)
+    reports = [program.calibration_report for program in (by_score, by_confidence)]
+    assert [report and report.threshold_score for report in reports] == ["in_distribution", "confidence"]
+    found, plain = (report.after.auroc for report in reports if report and report.after.auroc)
+    assert found > 0.95 > plain + 0.1
+    assert np.mean([p.label == "other" for p in answers(by_score, food.testset[::4])]) > 0.85
+    assert np.mean([p.label == "other" for p in answers(by_score, base.testset[::4])]) < 0.15
+    images = [example.image for example in (*food.testset[:20], *base.testset[:20])]
+    assert list(by_score.predict(images)) == [by_score(image=image).label for image in images]
+
+
+def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_confidence(
+    base: DemoTask, calibrated: ClipClassifier, tmp_path: Path
+) -> None:
+    calibrated.save(tmp_path / "program.json")
+    loaded = ClipClassifier.from_file(tmp_path / "program.json")
+    assert loaded.calibration == calibrated.calibration
+    assert loaded.calibration is not None
+    assert loaded.calibration.threshold_score == "in_distribution"
+    images = [example.image for example in base.testset[:20]]
+    assert list(loaded.predict(images)) == list(calibrated.predict(images))
+    kept = loaded.calibrate(base.trainset, temperature=False, weights=False)
+    assert kept.calibration == calibrated.calibration
+    earlier = base.program.calibrate(base.trainset, coverage=0.5)
+    earlier.save(tmp_path / "earlier.json")
+    state = json.loads((tmp_path / "earlier.json").read_text())
+    del state["clip"]["calibration"]["threshold_score"]
+    (tmp_path / "earlier.json").write_text(json.dumps(state))
+    assert ClipClassifier.from_file(tmp_path / "earlier.json").calibration == earlier.calibration
+
+
+def test_weights_follow_costs_and_floors() -> None:
+    task = demo.load("grey-food", shots=16, model=DEMO_VIT)
+    task.program.template = "grey clip art of a slanted <CLASS>."
+    labels, images = np.array(task.testset.labels()), [example.image for example in task.testset]
+
+    def recall(program: ClipClassifier, name: str) -> float:
+        return float((program.predict(images) == name)[labels == name].mean())
+
+    plain = task.program.calibrate(task.trainset)
+    weakest = min(task.classes, key=lambda name: recall(plain, name))
+    costly = task.program.calibrate(task.trainset, costs={(weakest, b): 20.0 for b in task.classes if b != weakest})
+    report = costly.calibration_report
+    assert report is not None
+    assert report.objective == "cost"
+    assert report.mean_cost is not None
+    assert report.mean_cost[1] < report.mean_cost[0]
+    assert recall(costly, weakest) > recall(plain, weakest) + 0.2
+    floored = task.program.calibrate(task.trainset, min_recall={weakest: 0.9}, objective="balanced_accuracy")
+    assert floored.calibration_report is not None
+    before, after = floored.calibration_report.recalls[weakest]
+    assert after > before
+    assert recall(floored, weakest) > 0.7
+    assert set(floored.calibration_report.plain()["recalls"]) == {weakest}
+
+
 @pytest.mark.parametrize(("rule", "wanted"), [("coverage", 0.7), ("precision", 0.97)])
 def test_threshold_reaches_what_is_wanted(base: DemoTask, rule: str, wanted: float) -> None:
     rules: Any = {rule: wanted}
@@ -285,7 +344,9 @@ def test_saved_program_answers_the_same(base: DemoTask, calibrated: ClipClassifi
         {"temperature": -1},
         {"temperature": True},
         {"temperature": 1e400},
-        {"threshold": 7},
+        {"threshold": 7, "threshold_score": "confidence"},
+        {"threshold": 1e400},
+        {"threshold_score": "distance"},
         {"threshold": "0.5"},
         {"threshold": None},
         {"unknown_label": 3},
@@ -328,6 +389,11 @@ def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask)
     program, examples = base.program, [dspy.Example(image="missing.png", label=base.classes[0])]
     cases: Any = (
         ({"objective": "auc"}, r"objective must be one of 'accuracy', .*, got 'auc'"),
+        ({"costs": {("bat", "unicorn"): 2.0}}, "unicorn"),
+        ({"costs": {("bat", "bear"): -2.0}}, r"costs must be a number of at least 0 for \('bat', 'bear'\), got -2\.0"),
+        ({"costs": {("bat", "bear"): 2.0}, "objective": "loss"}, "costs must be None with objective='loss'"),
+        ({"min_recall": {"bear": 0.9}}, "min_recall must be given for classes with images in the valset, got 'bear'"),
+        ({"min_recall": {"bat": 0.9}, "weights": False}, "weights must be True with min_recall, got False"),
         ({"coverage": 90}, r"coverage must be a number from 0 to 1, got 90; for example coverage=0\.9"),
         (
             {"threshold": 0.5, "precision": 0.9},
@@ -354,4 +420,31 @@ def test_feedback_says_that_an_image_is_below_the_threshold(base: DemoTask) -> N
     example = base.testset[0]
     verdict = feedback(example, unsure(image=example.image))
     assert verdict.score == 0.0
-    assert "is below the threshold" in verdict.feedback
+    assert "it is below the threshold" in verdict.feedback
+
+
+def test_images_that_chose_the_template_are_noticed(
+    base: DemoTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = IPO(proposer="evolution", steps=1, progress=False)
+    best = optimizer.compile(base.program, base.trainset, valset=base.valset)
+    best.save(tmp_path / "best.json")
+    assert (tmp_path / "best.json").stat().st_size < 20_000
+    loaded = ClipClassifier.from_file(tmp_path / "best.json")
+
+    def share(program: ClipClassifier, images: Any) -> float:
+        report = program.calibrate(images).calibration_report
+        assert report is not None
+        return report.chose_template
+
+    with caplog.at_level(logging.WARNING, logger="ipo_dspy"):
+        assert share(loaded, base.testset) == 0
+        assert not caplog.records
+        assert share(loaded, base.trainset) == share(loaded, base.valset) == 100
+    assert "100 % of the images chose the template" in caplog.text
+    assert share(best, [*base.trainset, *base.testset[: len(base.trainset)]]) == pytest.approx(50, abs=20)
+    loaded.template = "art of a <CLASS>."
+    assert share(loaded, base.trainset) == 0
+    state = json.loads((tmp_path / "best.json").read_text())
+    state["clip"]["chosen_on"]["images"] = 5
+    refused(base, state, tmp_path)

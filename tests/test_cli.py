@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli_calls import call
 from helpers.cli_process import Processes
 from ipo_dspy import ClipClassifier, __version__, demo
 from ipo_dspy.cli import main
@@ -41,13 +42,6 @@ def run_folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["optimize", str(photos), *options])
     assert exit.value.code in (0, None)
     return out
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
 
 
 @pytest.fixture(scope="module")
@@ -362,11 +356,10 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(processes: P
     assert processes.run("optimize").code == 2
 
 
-def test_nothing_moves_without_a_terminal(processes: Processes, tmp_path: Path) -> None:
-    done = processes.run("demo", "pixel-animals", "--steps", "1", "--shots", "1", "--log-dir", str(tmp_path / "run"))
-    assert done.code == 0, done.err
-    assert len(done.err.splitlines()) == 1  # what the task is
-    assert "\u2501" not in done.err
+def test_nothing_moves_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "demo", "--steps", "1", "--shots", "1", "--log-dir", tmp_path / "run")
+    assert (code, len(err.splitlines())) == (0, 1)  # what the task is
+    assert "\u2501" not in err
 
 
 def test_skip_bad_leaves_out_and_counts(

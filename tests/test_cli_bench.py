@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from helpers.bench_small import SmallSuite
+from helpers.cli_calls import call
 from helpers.data_trees import plant_dtd
 from helpers.openai_server import KEY, OpenAIServer, Reply
 from ipo_dspy import demo
 from ipo_dspy.bench import suites
-from ipo_dspy.cli import main
 
 CALL = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1,2", "--steps", "1", "--methods", "ipo,clip")
 
@@ -22,13 +22,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, with few of the bundled test images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
 
 
 def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
         "before and after, on images that the fit did not see",
         "AUROC of unknown",
         "temperature",
-        "other below confidence",
+        "other below in-distribution",
     ):
         assert name in out
     assert f"program  {folders / 'calibrated.json'}" in err
@@ -153,3 +153,23 @@ def test_names_are_escaped_in_the_report(folders: Path, tmp_path: Path, capsys: 
     assert "<b>x" not in page
     assert "<i>o" not in page
     assert "&lt;i&gt;o" in page
+
+
+def test_costs_and_floors_are_options(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program, known = str(folders / "program.json"), str(folders / "known")
+    first, second = ClipClassifier.from_file(program).classes[:2]  # type: ignore[index]
+    (tmp_path / "costs.csv").write_text(f"true,predicted,cost\n{first},{second},5\n")
+    code, out, _ = call(
+        capsys, "calibrate", program, known, "--costs", str(tmp_path / "costs.csv"), "--min-recall", f"{second}=0.5",
+        "--out", str(tmp_path / "c.json"), "--report", str(tmp_path / "c.html"),
+    )  # fmt: skip
+    assert code == 0
+    assert "mean cost" in out
+    assert f"recall of {second} %" in out
+    page = (tmp_path / "c.html").read_text()
+    assert "Mean cost" in page
+    assert f"Recall of {second}" in page
+    code, _, err = call(capsys, "calibrate", program, known, "--min-recall", "unicorn=0.5")
+    assert code == 2
+    assert "--min-recall" in err
+    assert "unicorn" in err

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ipo_dspy.cli.data_options import DataSets, data_options, read_part, read_sets, shots_of
+from ipo_dspy.cli.data_options import DataSets, ImageOptions, SplitOptions
 from ipo_dspy.errors import DataError, InputError
 
-NO_OPTIONS: Any = {}
+NO_OPTIONS = ImageOptions()
 
 
 def plant(root: Path, counts: dict[str, int], *parts: str) -> Path:
@@ -23,9 +23,13 @@ def plant(root: Path, counts: dict[str, int], *parts: str) -> Path:
     return root
 
 
-def sets(data: Path, options: Any = NO_OPTIONS, **changes: Any) -> DataSets:
-    asked: dict[str, Any] = {"shots": 2, "test": None, "val": None, "test_data": None, "min_images": 1}
-    return read_sets(data, options, **{**asked, "seed": 0, "halves": False, **changes})
+def sets(data: Path, options: ImageOptions = NO_OPTIONS, **changes: Any) -> DataSets:
+    halves = changes.pop("halves", False)
+    return SplitOptions(**{"shots": "2", **changes}).read(data, options, seed=0, halves=halves)
+
+
+def read_any(data: Path, options: ImageOptions) -> Any:
+    return options.read_part(data, "training")
 
 
 def sizes(found: DataSets) -> tuple[int, int | None, dict[str, int]]:
@@ -47,14 +51,14 @@ def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path
     assert found.summary("photos") == "photos: 2 classes; 4 training, 4 validation, 10 test images"
     assert files([sets(data, val="none").train]) == files([found.train])
     assert sizes(sets(data, val="none")) == (4, None, {"all": 10})
-    assert sizes(sets(data, shots=5)) == (10, None, {"all": 10})
-    assert sizes(sets(data, shots=None)) == (10, None, {"all": 10})
+    assert sizes(sets(data, shots="5")) == (10, None, {"all": 10})
+    assert sizes(sets(data, shots="all")) == (10, None, {"all": 10})
     assert sizes(sets(data, test=0.0)) == (4, 4, {})
     assert sizes(sets(data, test=3.0)) == (4, 4, {"all": 3})
 
 
 def test_too_few_leftovers_decide_nothing(tmp_path: Path) -> None:
-    assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots=10)) == (20, None, {"all": 22})
+    assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots="10")) == (20, None, {"all": 22})
 
 
 def test_data_that_is_already_split_is_used_by_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +81,7 @@ def test_a_share_is_not_taken_when_there_are_test_images_and_none_is_none(tmp_pa
 
 def test_the_name_of_a_bundled_task_is_not_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for read in (sets, read_part):
+    for read in (sets, read_any):
         with pytest.raises(InputError, match=r"is a bundled task.*: ipo-dspy demo grey-food --export grey-food"):
             read(Path("grey-food"), NO_OPTIONS)
     assert sizes(sets(plant(tmp_path, {"cat": 4, "dog": 4}, "grey-food") / "grey-food"))[0] == 4
@@ -89,7 +93,7 @@ def test_a_table_that_is_already_split_is_used_by_its_parts(tmp_path: Path) -> N
     lines = [f"{name}/{at}.png,{name},{words[at]}" for name in ("cat", "dog") for at in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["image,label,Split", *lines, ""]))
     assert sizes(sets(tmp_path / "t.csv")) == (4, 2, {"all": 2})
-    assert sizes(sets(tmp_path / "t.csv", data_options(None, None, None, None, "all"))) == (4, 2, {"all": 6})
+    assert sizes(sets(tmp_path / "t.csv", ImageOptions(split="all"))) == (4, 2, {"all": 6})
 
 
 def test_a_saved_data_set_that_is_already_split_is_used_by_its_parts(
@@ -115,10 +119,10 @@ def test_one_part_is_read_of_any_data_that_is_split(tmp_path: Path, capsys: pyte
     words = ("train", "train", "train", "train", "val", "val")
     lines = [f"{name}/{at}.png,{name},{words[at]}" for name in ("cat", "dog") for at in range(6)]
     (tmp_path / "t.csv").write_text("\n".join(["image,label,Split", *lines, ""]))
-    assert len(read_part(tmp_path / "t.csv", NO_OPTIONS, "test", "validation", "training")) == 4
+    assert len(NO_OPTIONS.read_part(tmp_path / "t.csv", "test", "validation", "training")) == 4
     assert "its validation part is used, 'val'" in capsys.readouterr().err
-    assert len(read_part(tmp_path / "t.csv", {"split": "all"}, "test", "training")) == 12
-    assert len(read_part(tmp_path, NO_OPTIONS, "test", "training")) == 12
+    assert len(ImageOptions(split="all").read_part(tmp_path / "t.csv", "test", "training")) == 12
+    assert len(NO_OPTIONS.read_part(tmp_path, "test", "training")) == 12
     assert capsys.readouterr().err == ""
 
 
@@ -128,10 +132,10 @@ def test_a_table_with_other_headers_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["bild;klasse", *lines, ""]))
     (tmp_path / "names.txt").write_text("Katze\nHund\n")
     for classes in ("Katze, Hund", str(tmp_path / "names.txt")):
-        options = data_options("bild", "klasse", str(tmp_path / "pictures"), classes, None)
+        options = ImageOptions("bild", "klasse", str(tmp_path / "pictures"), classes)
         assert sets(tmp_path / "t.csv", options).train.classes == ("Katze", "Hund")
     with pytest.raises(DataError, match=r"pass it, e\.g\. label='klasse'"):
-        sets(tmp_path / "t.csv", data_options("bild", None, None, None, None))
+        sets(tmp_path / "t.csv", ImageOptions(image="bild"))
 
 
 def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,14 +143,14 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
     table = tmp_path / "t.csv"
     lines = [f"{name}/{at}.png,{name}" for name in ("cat", "dog") for at in range(4)]
     message = f"{table}: images from column 'File', labels from column 'category'\n"
-    named = data_options("File", "category", None, None, None)
+    named = ImageOptions("File", "category")
     for header, options, expected in (
         ("File,category", NO_OPTIONS, message),
         ("File,category", named, ""),
         ("image,Label", NO_OPTIONS, ""),
     ):
         table.write_text("\n".join([header, *lines, ""]))
-        for read in (sets, read_part):
+        for read in (sets, read_any):
             read(table, options)
             said = capsys.readouterr().err.splitlines(keepends=True)
             assert "".join(line for line in said if "from column" in line) == expected
@@ -155,7 +159,7 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4})
     with pytest.raises(DataError, match=r"a folder of class folders, which does not accept label='x'; remove it"):
-        sets(data, data_options(None, "x", None, None, None))
+        sets(data, ImageOptions(label="x"))
 
 
 def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +222,7 @@ def test_a_small_class_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_shots_are_a_number_or_all() -> None:
-    assert (shots_of("16"), shots_of("all")) == (16, None)
+    assert (SplitOptions("16").per_class, SplitOptions("all").per_class) == (16, None)
     for text in ("0", "-1", "many", "1.5"):
         with pytest.raises(InputError, match=rf"shots must be an integer of at least 1, or all, got '{text}'"):
-            shots_of(text)
+            _ = SplitOptions(text).per_class

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.cli_calls import call
 from helpers.cli_process import Processes
 from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import __version__, demo
@@ -65,14 +66,6 @@ def search(photos: Path, out: Path | str, server: Writer | None, *more: str, mod
     return ["optimize", str(photos), *short, "--log-dir", str(out), *asked, *more]
 
 
-def call(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
-
-
 def trials(folder: Path) -> list[tuple[Any, ...]]:
     """The trials of the search, without those that took the winner apart."""
     events: list[Any] = [e for e in replay(folder) if e["event"] == "trial" and e.get("stage") != "refine"]
@@ -113,7 +106,11 @@ def interrupt(child: int, processes: Processes) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
-    processes: Processes, photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path
+    processes: Processes,
+    photos: Path,
+    undisturbed: list[tuple[Any, ...]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "a run"  # the command must quote it
     with Gated() as server:
@@ -129,8 +126,8 @@ def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
         assert trials(out) == undisturbed[: len(trials(out))]
 
         name, *arguments = shlex.split(command(done.err))
-        again = processes.run(*arguments)
-    assert (name, again.code, server.asked) == ("ipo-dspy", 0, STEPS)
+        code, _, _ = call(capsys, *arguments)
+    assert (name, code, server.asked) == ("ipo-dspy", 0, STEPS)
     assert trials(out) == undisturbed
 
 
@@ -160,7 +157,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
         content = (out / FILE_NAME).read_bytes()
         assert content.endswith(b"\n")
         assert all(json.loads(line)["event"] for line in content.splitlines())
-        assert call(capsys, shlex.split(command(done.err))[1:])[0] == 0
+        assert call(capsys, *shlex.split(command(done.err))[1:])[0] == 0
     assert trials(out) == undisturbed
 
 
@@ -170,7 +167,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     out = tmp_path / "run"
     gone = dict.fromkeys(range(2, 1000), Reply("gone", status=503))
     with Writer(gone) as server:
-        code, printed, err = call(capsys, search(photos, out, server, "--max-consecutive-errors", "2"))
+        code, printed, err = call(capsys, *search(photos, out, server, "--max-consecutive-errors", "2"))
         assert (code, server.asked) == (1, 4)
         assert "; the language model failed" in printed
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
@@ -181,7 +178,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
         saved = json.loads((out / "best.json").read_text())
         assert any(e["template"] in json.dumps(saved) for e in replay(out) if e["event"] == "trial")
         server.odd.clear()
-        assert call(capsys, shlex.split(command(err))[1:])[0] == 0
+        assert call(capsys, *shlex.split(command(err))[1:])[0] == 0
     assert trials(out) == undisturbed
 
 
@@ -200,7 +197,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
 ) -> None:
     out = tmp_path / "run"
     with Writer(dict.fromkeys(range(1000), reply)) as server:
-        code, _, err = call(capsys, search(photos, out, server, "--steps", steps))
+        code, _, err = call(capsys, *search(photos, out, server, "--steps", steps))
         assert code == 1
         assert err.splitlines()[-1].startswith("ipo-dspy: the language model failed (")
         assert why in err
@@ -208,7 +205,7 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
         assert "a photo of a <CLASS>." in (out / "best.json").read_text()
         asked = server.asked
         server.odd.clear()
-        again, _, err = call(capsys, [*shlex.split(command(err))[1:], "--steps", "12"])
+        again, _, err = call(capsys, *shlex.split(command(err))[1:], "--steps", "12")
         assert (again, server.asked > asked) == (0, True)
     assert [event["status"] for event in replay(out) if event["event"] == "run_finished"][-1] == "finished"
 
@@ -225,7 +222,7 @@ def test_a_wrong_key_is_one_line_before_anything_is_encoded(
     with Writer() as server, Refusing() as refusing:
         asked = [option, "openai/refused", f"{option}-kwargs", f"api_base={refusing.url}"]
         answering = server if option == "--description-model" else None
-        code, printed, err = call(capsys, search(photos, out, answering, *asked))
+        code, printed, err = call(capsys, *search(photos, out, answering, *asked))
     assert (code, printed, len(err.splitlines())) == (2, "", 1)
     assert "set OPENAI_API_KEY to a valid API key" in err
     assert KEY not in err
@@ -259,7 +256,7 @@ def test_limits_reach_the_run_and_are_shown_next_to_the_spending(
 ) -> None:
     more = [*limit, "--max-seconds", "5000"]
     with Writer() as server:
-        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
+        code, printed, err = call(capsys, *search(photos, tmp_path / "run", server, *more, model=f"openai/{model}"))
         assert (code, len(server.requests)) == (0, asked)
     assert f"{limit[0]} reached; raise it; resume with: ipo-dspy optimize" in err
     table = {cells[0]: cells for line in printed.splitlines() if (cells := [c.strip() for c in line.split("│")[1:-1]])}
@@ -281,7 +278,7 @@ def test_a_limit_has_one_name_in_what_is_printed(
             "--description-model-kwargs",
             "cache=false",
         ]
-        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
+        code, printed, err = call(capsys, *search(photos, tmp_path / "run", server, *eyes, "--max-lm-calls", "4"))
     assert code == 0
     assert "an image could not be described: the limit of 4 LLM calls is reached (4 spent)" in err
     assert "max_lm_calls" not in printed + err
@@ -291,7 +288,7 @@ def test_a_limit_has_one_name_in_what_is_printed(
 def test_a_limit_on_time_ends_a_search_without_language_models(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
+    code, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, "--max-seconds", "0.0001"))
     assert code == 0
     assert "; --max-seconds reached" in printed
     assert trials(tmp_path / "run")
@@ -301,7 +298,7 @@ def test_a_limit_on_cost_is_refused_where_the_price_is_unknown(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Writer() as server:
-        code, printed, err = call(capsys, search(photos, tmp_path / "run", server, "--max-cost", "1"))
+        code, printed, err = call(capsys, *search(photos, tmp_path / "run", server, "--max-cost", "1"))
     assert (code, printed, server.requests) == (2, "", [])
     assert "LiteLLM has no price for 'openai/toy'" in err
     assert not (tmp_path / "run").exists()
@@ -319,18 +316,18 @@ def test_a_dry_run_prints_an_estimate_and_sends_no_request(
             "--dry-run",
         ]
         dry = search(photos, tmp_path / "run", server, *eyes, model="openai/gpt-4o-mini")
-        code, printed, _ = call(capsys, dry)
+        code, printed, _ = call(capsys, *dry)
         assert code == 0
         for word in ("no requests were sent", "ping", "descriptions", "templates", "+ unknown"):
             assert word in printed
-        code, printed, _ = call(capsys, [*dry, "--json"])
+        code, printed, _ = call(capsys, *dry, "--json")
         found = json.loads(printed)
         assert (code, found["calls"], found["cost"]) == (0, 2 + 6 + STEPS + 1, None)
         assert found["tokens"] == sum(i["prompt_tokens"] + i["completion_tokens"] for i in found["items"])
         priced = {item["what"] for item in found["items"] if item["cost"]}
         assert priced == {"ping", "templates", "rewordings"}
         assert server.requests == []
-    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, "--dry-run"))
+    code, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, "--dry-run"))
     assert (code, "0 calls" in printed) == (0, False)  # it is not a result, so it goes to stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -344,11 +341,11 @@ def test_a_server_that_is_not_there_leaves_one_line_and_no_folder(
         taken.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         asked = [option, "openai/toy", f"{option}-kwargs", f"api_base=http://{place}/v1"]
-        code, printed, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+        code, printed, err = call(capsys, *search(photos, tmp_path / "run", None, *asked))
         assert (code, printed) == (2, "")
         assert err == f"ipo-dspy: {option} 'openai/toy': nothing listens at {place}; {CORRECT}\n"
         assert list(tmp_path.iterdir()) == []
-        assert call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))[0] == 0
+        assert call(capsys, *search(photos, tmp_path / "run", None, *asked, "--dry-run"))[0] == 0
 
 
 CORRECT = "start the server, or correct its api_base"
@@ -359,10 +356,10 @@ def test_a_dry_run_needs_no_key(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     asked = ["--prompt-model", "openai/gpt-4o-mini", "--description-model", "openai/gpt-4o-mini", "--json"]
-    code, printed, _ = call(capsys, search(photos, tmp_path / "run", None, *asked, "--dry-run"))
+    code, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, *asked, "--dry-run"))
     assert code == 0
     assert json.loads(printed)["cost"] > 0
-    code, _, err = call(capsys, search(photos, tmp_path / "run", None, *asked))
+    code, _, err = call(capsys, *search(photos, tmp_path / "run", None, *asked))
     assert code == 2
     assert "--prompt-model 'openai/gpt-4o-mini' needs a key; set OPENAI_API_KEY in the environment" in err
 
@@ -380,7 +377,7 @@ def test_asking_again_is_said_when_the_first_try_fails(
             "--prompt-model-kwargs",
             "cache=false",
         ]
-        code, _, err = call(capsys, search(photos, tmp_path / "run", None, *given))
+        code, _, err = call(capsys, *search(photos, tmp_path / "run", None, *given))
     assert code == 0
     (line,) = err.splitlines()
     assert line.startswith(f"openai/toy at 127.0.0.1:{server.port} gave no answer (")
@@ -392,7 +389,7 @@ def test_settings_of_a_model_arrive_at_the_wire(
 ) -> None:
     more = ["--prompt-model-kwargs", "max_tokens=77", "--prompt-model-kwargs", "temperature=0.25", "--steps", "1"]
     with Writer() as server:
-        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+        assert call(capsys, *search(photos, tmp_path / "run", server, *more))[0] == 0
     body = server.requests[-1]
     assert (body["max_tokens"], body["temperature"], body["model"]) == (77, 0.25, "toy")
 
@@ -414,7 +411,7 @@ def test_keys_are_refused_as_arguments_and_not_repeated(
     argument: str, message: str, given: list[str], photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = search(photos, "run", None, *given, "--prompt-model-kwargs", argument.format("planted0123456789"))
-    code, printed, err = call(capsys, arguments)
+    code, printed, err = call(capsys, *arguments)
     assert (code, printed, len(err.splitlines())) == (2, "", 1)
     assert message in err
     assert "planted" not in err
@@ -423,7 +420,7 @@ def test_keys_are_refused_as_arguments_and_not_repeated(
 
 def test_settings_without_a_model_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--prompt-model", "--description-model"):
-        code, _, err = call(capsys, search(photos, "run", None, f"{option}-kwargs", "max_tokens=5"))
+        code, _, err = call(capsys, *search(photos, "run", None, f"{option}-kwargs", "max_tokens=5"))
         assert (code, err.splitlines()) == (
             2,
             [f"ipo-dspy: {option}-kwargs max_tokens=... needs a model; pass {option} NAME"],
@@ -445,9 +442,9 @@ def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_a
     out = tmp_path / "run"
     with Writer() as server:
         same = search(photos, out, server, "--json")
-        first = json.loads(call(capsys, same)[1])
+        first = json.loads(call(capsys, *same)[1])
         asked = len(server.requests)
-        code, printed, _ = call(capsys, same)
+        code, printed, _ = call(capsys, *same)
         again = json.loads(printed)
         assert (code, len(server.requests)) == (0, asked)
         assert {**again, "seconds": 0} == {**first, "seconds": 0}
@@ -455,7 +452,7 @@ def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_a
 
         before = (out / FILE_NAME).read_bytes()
         changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
-        code, printed, err = call(capsys, changed)
+        code, printed, err = call(capsys, *changed)
         assert (code, printed, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
         assert (
             "prompts_per_step was 2 and is 3; seed was 0 and is 4; restore --prompts-per-step 2, --seed 0, use another"
@@ -465,7 +462,7 @@ def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_a
         assert "--allow-config-changes" in err
         assert (out / FILE_NAME).read_bytes() == before
 
-        code, printed, _ = call(capsys, [*changed, "--allow-config-changes"])
+        code, printed, _ = call(capsys, *changed, "--allow-config-changes")
         assert (code, steps(out)[-1]) == (0, STEPS + 1)
         assert trials(out)[: len(undisturbed)] == undisturbed
 
@@ -475,12 +472,12 @@ def test_templates_may_be_asked_for_one_by_one(
 ) -> None:
     with Writer() as server:
         more = ["--request-mode", "single", "--steps", "2"]
-        assert call(capsys, search(photos, tmp_path / "run", server, *more))[0] == 0
+        assert call(capsys, *search(photos, tmp_path / "run", server, *more))[0] == 0
         assert server.asked == 2 * 2
-        code, _, err = call(capsys, search(photos, tmp_path / "other", server, "--request-mode", "one"))
+        code, _, err = call(capsys, *search(photos, tmp_path / "other", server, "--request-mode", "one"))
     assert code == 2
     assert "'one' is not one of 'auto', 'batch', 'samples', 'single'" in " ".join(err.replace("│", " ").split())
 
 
 def test_the_version_is_printed_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, ["--version"])[:2] == (0, f"{__version__}\n")
+    assert call(capsys, "--version")[:2] == (0, f"{__version__}\n")

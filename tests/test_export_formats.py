@@ -43,7 +43,7 @@ def features(task: DemoTask) -> Floats:
     return np.asarray(encode_images(backbone, [e.image for e in task.testset]).features.numpy())
 
 
-@pytest.fixture(scope="module", params=["plain", "texts", "hostile", "calibrated"])
+@pytest.fixture(scope="module", params=["plain", "texts", "hostile", "calibrated", "unknown"])
 def classifier(request: pytest.FixtureRequest, task: DemoTask) -> ClipClassifier:
     program: ClipClassifier = task.program.deepcopy()
     program.template = Template.parse(TEMPLATE)
@@ -53,12 +53,14 @@ def classifier(request: pytest.FixtureRequest, task: DemoTask) -> ClipClassifier
         program.classes = HOSTILE
     elif request.param == "calibrated":
         return program.calibrate(task.trainset, objective="balanced_accuracy", coverage=0.7, unknown_label="other")
+    elif request.param == "unknown":
+        return program.calibrate(task.trainset, unknown=task.testset[::10], coverage=0.7, unknown_label="other")
     return program
 
 
 def labels_by(classifier: ClipClassifier, features: Floats) -> list[Any]:
     weights = classifier.class_weights()
-    return weights.labels_of(weights.probabilities(features))
+    return weights.labels_of(weights.probabilities(features), weights.scores(features))
 
 
 def classify_plainly(features: Floats, embeddings: Floats, facts: dict[str, Any]) -> list[str | None]:
@@ -66,14 +68,18 @@ def classify_plainly(features: Floats, embeddings: Floats, facts: dict[str, Any]
     logits = facts["logit_scale"] * features @ embeddings.T + facts["logit_bias"]
     shares = np.exp((logits - logits.max(1, keepdims=True)) / facts["temperature"]) * facts["class_weights"]
     shares /= shares.sum(1, keepdims=True)
-    best = zip(shares.argmax(1), shares.max(1), strict=True)
+    scores = shares.max(1)
+    if facts["threshold_score"] == "in_distribution":
+        ranked = np.sort(logits / facts["temperature"] + np.log(facts["class_weights"]), axis=1)
+        scores = 2 * ranked[:, -1] - np.log(np.exp(ranked[:, :-1]).sum(1))
+    best = zip(shares.argmax(1), scores, strict=True)
     return [facts["unknown_label"] if p < facts["threshold"] else str(facts["labels"][i]) for i, p in best]
 
 
 def test_numpy_reads_npz_without_pickle(classifier: ClipClassifier, features: Floats, tmp_path: Path) -> None:
     classifier.export(tmp_path / "best.npz", format="npz")
     facts = dict(np.load(tmp_path / "best.npz", allow_pickle=False))
-    facts["unknown_label"] = json.loads(str(facts["unknown_label"]))
+    facts |= {name: json.loads(str(facts[name])) for name in ("unknown_label", "threshold_score")}
     assert facts["class_embeddings"].dtype == np.float32
     assert classify_plainly(features, facts["class_embeddings"], facts) == labels_by(classifier, features)
     assert json.loads(str(facts["preprocessing"])) == classifier.backbone.preprocessing

@@ -64,28 +64,29 @@ def read(path: Path, facts: dict[str, Any]) -> Any:
     return ((pixels - np.float32(facts["mean"])) / np.float32(facts["std"])).transpose(2, 0, 1)
 
 
-def run(path: Path, pictures: Sequence[Path], batch: int) -> tuple[Any, dict[str, Any]]:
-    """Return the probabilities [N, C] of image files, and the metadata."""
+def run(path: Path, pictures: Sequence[Path], batch: int) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the probabilities [N, C] of image files, the scores [N], and the metadata."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     meta = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     pixels = np.stack([read(picture, meta["preprocessing"]) for picture in pictures])
     parts = [pixels[first : first + batch] for first in range(0, len(pixels), batch)]
-    outputs = [session.run(["probabilities", "image_features"], {"pixels": part}) for part in parts]
+    outputs = [session.run(["probabilities", "image_features", "scores"], {"pixels": part}) for part in parts]
     features = np.concatenate([output[1] for output in outputs])
     assert np.abs(np.linalg.norm(features, axis=1) - 1).max() < 1e-5
-    return np.concatenate([output[0] for output in outputs]), meta
+    probabilities, scores = (np.concatenate([output[i] for output in outputs]) for i in (0, 2))
+    return probabilities, scores, meta
 
 
 def check_equal(classifier: ClipClassifier, path: Path, pictures: Sequence[Path], batch: int) -> None:
     """Compare a file with the classifier that it was written from, image by image."""
-    probabilities, meta = run(path, pictures, batch)
+    probabilities, scores, meta = run(path, pictures, batch)
     answers = [classifier(image=picture) for picture in pictures]
     expected = np.array([list(answer.probabilities.values()) for answer in answers])
     assert np.abs(probabilities - expected).max() < 1e-4
     labels = [meta["labels"][row.argmax()] for row in probabilities]
     labels = [
-        meta["unknown_label"] if row.max() < meta["threshold"] else label
-        for row, label in zip(probabilities, labels, strict=True)
+        meta["unknown_label"] if score < meta["threshold"] else label
+        for score, label in zip(scores, labels, strict=True)
     ]
     assert labels == [answer.label for answer in answers]
     assert meta["template"] == list(classifier.template.lines)
@@ -114,7 +115,11 @@ def test_calibration_and_a_large_model(
 ) -> None:
     monkeypatch.setattr(onnx, "LARGEST", 1_000_000)
     calibrated = task.program.calibrate(
-        task.trainset, objective="balanced_accuracy", coverage=0.6, unknown_label="other"
+        task.trainset,
+        objective="balanced_accuracy",
+        coverage=0.6,
+        unknown=task.testset[::20],
+        unknown_label="other",
     )
     calibrated.fields["label"]["weights"] = {"eagle": 0.0, "dog": 3.5}
     (tmp_path / "best.onnx.data").write_bytes(b"of an earlier export")
@@ -122,7 +127,7 @@ def test_calibration_and_a_large_model(
     assert {path.name for path in tmp_path.iterdir()} == {"best.onnx", "best.onnx.data"}
     assert (tmp_path / "best.onnx").stat().st_size < 1_000_000 < (tmp_path / "best.onnx.data").stat().st_size
     check_equal(calibrated, tmp_path / "best.onnx", pictures, batch=64)
-    probabilities, meta = run(tmp_path / "best.onnx", pictures, batch=64)
+    probabilities, _, meta = run(tmp_path / "best.onnx", pictures, batch=64)
     assert probabilities[:, task.classes.index("eagle")].max() == 0
     assert (meta["unknown_label"], meta["temperature"]) == ("other", calibrated.class_weights().temperature)
 
@@ -134,7 +139,7 @@ def test_several_labels_and_half_precision(tmp_path: Path, task: DemoTask, pictu
     classifier.export(tmp_path / "best.onnx", format="onnx")
     assert model.model.visual.conv1.weight.dtype == torch.bfloat16  # the model itself is left as it was
     precise = classifier.with_model(load_backbone(f"local-dir:{folder}", device="cpu"))
-    probabilities, meta = run(tmp_path / "best.onnx", pictures, batch=64)
+    probabilities, _, meta = run(tmp_path / "best.onnx", pictures, batch=64)
     expected = [list(precise(image=picture).probabilities.values()) for picture in pictures]
     assert meta["multi_label"]
     assert np.abs(probabilities - np.array(expected)).max() < 0.02  # the texts were encoded in bfloat16

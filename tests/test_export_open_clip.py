@@ -81,9 +81,14 @@ def test_the_script_prints_the_labels_of_the_classifier(
     assert len((tmp_path / "best.py").read_text().partition("LOGIT_BIAS =")[2].splitlines()) < 20
 
 
-def test_calibration_and_unknown_label(tmp_path: Path, task: DemoTask, pictures: list[Path]) -> None:
+@pytest.mark.parametrize("has_unknown", [False, True])
+def test_calibration_and_unknown_label(tmp_path: Path, task: DemoTask, pictures: list[Path], has_unknown: bool) -> None:
     calibrated = task.program.calibrate(
-        task.trainset, objective="balanced_accuracy", coverage=0.6, unknown_label="other"
+        task.trainset,
+        objective="balanced_accuracy",
+        coverage=0.6,
+        unknown_label="other",
+        unknown=task.testset[::20] if has_unknown else None,
     )
     calibrated.fields["label"]["weights"] = {"eagle": 0.0, "dog": 3.5}
     assert "other" in check_equal(tmp_path / "best.py", calibrated, pictures)

@@ -29,12 +29,13 @@ def features_of(classifier: ClipClassifier, examples: Any) -> Any:
 def check_equal(classifier: ClipClassifier, examples: Any) -> None:
     """Compare with the classifier's own answers, image by image."""
     weights = classifier.class_weights()
-    probabilities = weights.probabilities(features_of(classifier, examples))
+    features = features_of(classifier, examples)
+    probabilities = weights.probabilities(features)
     answers = [classifier(image=e.image) for e in examples]
     expected = np.array([list(answer.probabilities.values()) for answer in answers])
     assert np.abs(probabilities - expected).max() < 3e-6  # the classifier's own are in float32
     labels = [answer.labels if classifier.multi_label else answer.label for answer in answers]
-    assert weights.labels_of(probabilities) == labels
+    assert weights.labels_of(probabilities, weights.scores(features)) == labels
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,12 @@ def test_calibration_is_applied_and_only_where_it_holds(task: DemoTask) -> None:
     check_equal(calibrated, task.testset[:60])
     weights = calibrated.class_weights()
     assert "other" in weights.labels_of(weights.probabilities(features_of(calibrated, task.testset[:60])))
+    separating = task.program.calibrate(task.trainset, unknown=task.testset[::10], coverage=0.6, unknown_label="other")
+    check_equal(separating, task.testset[:60])
+    assert "other" in separating.predict([example.image for example in task.testset[:60]])
+    rows = separating.class_weights().probabilities(features_of(separating, task.testset[:2]))
+    with pytest.raises(InputError, match="scores must be given for this threshold; pass weights"):
+        separating.class_weights().labels_of(rows)
     # An optimizer writes instructions, which does not drop the calibration of the earlier template.
     calibrated.signature = calibrated.signature.with_instructions("an icon of a <CLASS>.")
     weights = calibrated.class_weights()

@@ -357,11 +357,16 @@ def test_an_evaluation_is_before_the_threshold(compiled: ClipClassifier) -> None
     assert calibrated.calibration is not None
     threshold = calibrated.calibration.threshold
     answered = np.mean([label is not None for label in calibrated.predict([e.image for e in task.testset])])
-    line = evaluation_results(result, calibrated.scored_parts, threshold)[1]
+    line = evaluation_results(result, calibrated.scored_parts, calibrated.calibration)[1]
     expected = f"Note: measured before the threshold of {threshold:.3f}; {100 * answered:.1f} % of the images reach it."
     assert line == expected
     (several,) = [replace(result, probabilities=())]
-    assert evaluation_results(several, calibrated.scored_parts, threshold)[1].endswith(f"threshold of {threshold:.3f}.")
+    assert evaluation_results(several, calibrated.scored_parts, calibrated.calibration)[1].endswith(
+        f"threshold of {threshold:.3f}."
+    )
+    separated = replace(calibrated.calibration, threshold=12.5, threshold_score="in_distribution")
+    line = evaluation_results(result, calibrated.scored_parts, separated)[1]
+    assert line == "Note: measured before the threshold of 12.500, which is for the in-distribution score."
 
 
 def test_the_page_runs(hub: Hub) -> None:

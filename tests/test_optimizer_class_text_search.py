@@ -130,6 +130,7 @@ def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: Wh
     page = render_report(folder)
     assert "Words of the classes" in page
     assert "maize" in page
+    assert "expected on new images of the template alone, 95 % interval" in page
 
 
 @pytest.mark.usefixtures("no_cache")
@@ -285,6 +286,8 @@ def test_the_command_line_finds_words_and_leaves_novel_classes(
     assert exit.value.code in (0, None)
     assert "corn cob as maize" in shown
     assert "novel classes read by their names" in shown
+    assert "template alone " in shown
+    assert " expected " not in shown.partition("template alone ")[0]
     saved = ClipClassifier(["a", "b"], model=DEMO_VIT)
     saved.load(tmp_path / "run" / "best.json")
     assert saved.class_texts["corn cob"] == ("maize",)

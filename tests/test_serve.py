@@ -33,6 +33,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
+from helpers.cli_calls import call
 from helpers.cli_process import Processes
 from ipo_dspy import ClipClassifier, ClipDecider
 from ipo_dspy.clip.image_features import open_image
@@ -705,25 +706,24 @@ def test_a_request_of_many_images_is_not_too_much_for_the_server(processes: Proc
     assert (response.status_code, processes.end().code) == (422, 0)  # none can be read
 
 
-def test_a_port_in_use_is_one_error(processes: Processes, program: str) -> None:
+def test_a_port_in_use_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = processes.run("serve", program, "--port", str(port))
+        done = call(capsys, "serve", "best.json", "--port", port)
     message = f"ipo-dspy: 127.0.0.1:{port} cannot be listened on: Address already in use; pass another --port or --host"
-    assert (done.code, done.out) == (2, "")
-    assert done.err == f"{message}\n"
+    assert done == (2, "", f"{message}\n")
 
 
-def test_a_program_that_cannot_be_read_is_one_error(processes: Processes) -> None:
-    done = processes.run("serve", "nothing.json", "--port", "0")
-    assert (done.code, len(done.err.splitlines())) == (2, 1)
-    assert "nothing.json" in done.err
+def test_a_program_that_cannot_be_read_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "serve", "nothing.json", "--port", "0")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "nothing.json" in err
 
 
-def test_other_machines_need_a_token(processes: Processes, program: str) -> None:
-    done = processes.run("serve", program, "--host", "0.0.0.0", "--port", "0")
+def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "serve", "best.json", "--host", "0.0.0.0", "--port", "0")
     message = "--host must be a loopback address without a token, got '0.0.0.0'; set IPO_DSPY_SERVE_TOKEN"
-    assert (done.code, message in done.err) == (2, True)
+    assert (code, message in err) == (2, True)
 
 
 def test_a_missing_extra_is_one_error(processes: Processes) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.common import Size, table
 from ipo_dspy import IPO, demo, harmonic_mean
 from ipo_dspy.bench.aggregate import MeanWithError
-from ipo_dspy.bench.registry import SELECTING, TITLES
+from ipo_dspy.bench.registry import METHODS
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.run.events import Event
@@ -65,7 +65,7 @@ def measure(task: str, shots: int, seed: int, method: str) -> Outcome:
             steps_end = time.perf_counter()
 
     options: dict[str, Any] = {"proposer": "evolution", "steps": STEPS, "seed": seed, "progress": False}
-    best = IPO(**options, **SELECTING[method], observers=[observe]).compile(base.program, base.trainset)
+    best = IPO(**options, **METHODS[method].options, observers=[observe]).compile(base.program, base.trainset)
     ended = time.perf_counter()
     search = best.detailed_results.searches[0]
     on_base, on_novel = (evaluate(p.program, p.testset, templates=[best.template])[0].score for p in (base, novel))
@@ -93,7 +93,7 @@ def summary(outcomes: Sequence[Outcome], best: Sequence[Outcome]) -> tuple[str, 
     gains = [one.h - other.h for one, other in zip(outcomes, best, strict=True)]
     share = sum(one.choosing for one in outcomes) / sum(one.seconds for one in outcomes)
     return (
-        TITLES[outcomes[0].method],
+        METHODS[outcomes[0].method].title,
         *map(mean, (lambda one: one.train, lambda one: one.base, lambda one: one.novel, lambda one: one.h)),
         _signed(gains),
         mean(lambda one: one.words),

@@ -25,6 +25,7 @@ _HOME = {
     "load_image_folder": "data",
     "load_image_table": "data",
     "load_images": "data",
+    "load_label_sets": "data",
     "load_webdataset": "data",
     "base_novel": "data",
     "harmonic_mean": "scoring.score",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from ipo_dspy.data import load_image_folder as load_image_folder
     from ipo_dspy.data import load_image_table as load_image_table
     from ipo_dspy.data import load_images as load_images
+    from ipo_dspy.data import load_label_sets as load_label_sets
     from ipo_dspy.data import load_webdataset as load_webdataset
     from ipo_dspy.decisions import ClipDecider as ClipDecider
     from ipo_dspy.describers import ClipDescriber as ClipDescriber

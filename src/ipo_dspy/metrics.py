@@ -31,7 +31,7 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     >>> feedback(dspy.Example(label="cat"), wolf).feedback
     'An image of cat was taken for wolf, 0.41 against at most 0.10.'
     >>> feedback(dspy.Example(label="cat"), dspy.Prediction(label=None, scores=wolf.scores)).feedback
-    'An image of cat was not classified: the confidence of 0.41 for wolf is below the threshold.'
+    'An image of cat was not classified: it is below the threshold, with 0.41 for wolf.'
     """
     scores, label = pred.scores, pred.label
     correct = gold.label == label
@@ -39,7 +39,7 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     if scores and label not in scores:  # None, or the label of unknown images
         best = next(iter(scores))
         outcome = "classified correctly" if correct else "not classified"
-        text = f"{image} {outcome}: the confidence of {scores[best]:.2f} for {_shown(best)} is below the threshold."
+        text = f"{image} {outcome}: it is below the threshold, with {scores[best]:.2f} for {_shown(best)}."
     elif label is None:
         text = f"{image} not classified: every line of the instructions must contain <CLASS>."
     elif correct:

@@ -21,3 +21,12 @@ def first_few(items: Sequence[str], limit: int = 5) -> str:
     ('a, b, ...', 'a, b')
     """
     return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text, or its beginning and an ellipsis if it has more than `length` characters.
+
+    >>> shorten("a photo", 7), shorten("a photograph", 7)
+    ('a photo', 'a phot…')
+    """
+    return text if len(text) <= length else f"{text[: length - 1]}…"

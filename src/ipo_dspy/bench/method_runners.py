@@ -17,8 +17,6 @@ from ipo_dspy.classifier import ClipClassifier
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.errors import NoAnswerError, StoppedError
 from ipo_dspy.lms import build_lm
-from ipo_dspy.lms.api_keys import check_key
-from ipo_dspy.lms.endpoints import check_port_open
 from ipo_dspy.optimizer.ipo import IPO
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, Proposer
 from ipo_dspy.run.events import Observer
@@ -27,6 +25,8 @@ from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
 
 if TYPE_CHECKING:
+    import dspy
+
     from ipo_dspy.clip.backbone import Backbone
 
 
@@ -180,11 +180,11 @@ def ipo(job: CellContext) -> MethodResult:
 def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
     """Build the optimizer with the settings of a cell."""
     given = cell.settings
-    vlm = given.vlm and build_lm(given.vlm, role="description_model", settings=given.vlm_kwargs)
+    models = language_models(given)
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
-        proposer=_build_proposer(given),
-        description_model=vlm or None,
+        proposer=_build_proposer(given, models.get("prompt_model")),
+        description_model=models.get("description_model"),
         describer="auto" if given.descriptions else None,
         steps=given.steps,
         prompts_per_step=given.prompts_per_step,
@@ -198,24 +198,15 @@ def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
     )
 
 
-def check_models(given: Settings) -> None:
-    """Check that the language models of a sweep are available, before the first cell.
-
-    Raises:
-        LanguageModelError: a model is unknown, has no key, or its server does not respond.
-    """
-    models = (("prompt_model", given.lm, given.lm_kwargs), ("description_model", given.vlm, given.vlm_kwargs))
-    for role, name, lm_kwargs in models:
-        if name is not None:
-            lm = build_lm(name, role=role, settings=lm_kwargs)
-            check_key(lm, role=role)
-            check_port_open(lm, role=role)
+def language_models(given: Settings) -> dict[str, "dspy.BaseLM"]:
+    """Return the language models of a cell by their role."""
+    named = (("prompt_model", given.lm, given.lm_kwargs), ("description_model", given.vlm, given.vlm_kwargs))
+    return {role: build_lm(name, role=role, settings=settings) for role, name, settings in named if name is not None}
 
 
-def _build_proposer(given: Settings) -> Proposer:
-    if given.lm is None:
+def _build_proposer(given: Settings, lm: "dspy.BaseLM | None") -> Proposer:
+    if lm is None:
         return EvolutionProposer(feedback=given.feedback, history_only=given.history_only)
-    lm = build_lm(given.lm, role="prompt_model", settings=given.lm_kwargs)
     return LMProposer(lm, request_mode=given.request_mode, feedback=given.feedback)  # type: ignore[arg-type]  # any text
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.baselines import METHODS as FITTED
 from ipo_dspy.baselines import build_method
 from ipo_dspy.baselines.old_names import RENAMED, current_names
 from ipo_dspy.errors import Hint, InputError, LanguageModelError
@@ -19,45 +18,10 @@ if TYPE_CHECKING:
     from ipo_dspy.bench.settings import Settings
     from ipo_dspy.clip.backbone import Backbone
 
-TITLES: Mapping[str, str] = {
-    "clip": "CLIP",
-    "clip-ensemble": "CLIP, 80 templates",
-    "clip-best": "CLIP, best of the 80",
-    "linear-probe": "Linear probe",
-    "coop": "CoOp",
-    "cocoop": "CoCoOp",
-    "maple": "MaPLe",
-    "promptsrc": "PromptSRC",
-    "coprompt": "CoPrompt",
-    "vpt": "VPT",
-    "ipo": "IPO",
-    "ipo-best": "IPO, most accurate",
-    "ipo-ensemble": "IPO, ensemble",
-    "vpt+ipo": "VPT + IPO",
-    "copro": "COPRO",
-    "miprov2": "MIPROv2",
-    "gepa": "GEPA",
-    "simba": "SIMBA",
-}
-"""Display names, in the order of the tables."""
-
-ZERO_SHOT = frozenset({"clip", "clip-ensemble"})
-"""Methods that learn from no image: the result is the same for all shots and seeds."""
-
-CLOSED_SET = frozenset({"linear-probe"})
-"""Methods that classify only the classes that they were fitted to."""
-
 MODEL = ("model", "pretrained")
 PROPOSING = ("steps", "prompts_per_step", "lm", "lm_kwargs")
 DESCRIBING = ("max_described_images", "descriptions", "vlm", "vlm_kwargs")
 SEARCHING = (*PROPOSING, *DESCRIBING, "history_size", "feedback", "history_only", "request_mode")
-
-SELECTING: Mapping[str, Mapping[str, Any]] = {
-    "ipo": {},
-    "ipo-best": {"choose": "best"},
-    "ipo-ensemble": {"ensemble": 4},
-}
-"""Arguments by name of the rows of IPO, which differ in what is selected after the same search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +30,7 @@ class MethodSpec:
 
     Attributes:
         name: on the command line.
+        title: in tables.
         reads: the settings that affect its result.
         runner: `module:function` of this package, loaded when a cell runs.
         fits: the method of `baselines` that it fits and whose hyper-parameters it takes, if any.
@@ -76,6 +41,7 @@ class MethodSpec:
     """
 
     name: str
+    title: str
     reads: tuple[str, ...]
     runner: str
     fits: str | None = None
@@ -83,11 +49,6 @@ class MethodSpec:
     needs_lm: bool = False
     any_classes: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """Display name in tables."""
-        return TITLES.get(self.name, self.name)
 
     def check(self, backbone: "Backbone") -> None:
         """Check that the encoders of a model support the method.
@@ -107,28 +68,41 @@ class MethodSpec:
         return function
 
 
-METHODS: Mapping[str, MethodSpec] = {
-    **{
-        name: MethodSpec(
-            name,
-            MODEL,
-            "method_runners:fit_and_score",
-            fits=name,
-            learns=name not in ZERO_SHOT,
-            any_classes=name not in CLOSED_SET,
-        )
-        for name in FITTED
-    },
-    **{
-        name: MethodSpec(name, (*MODEL, *SEARCHING), "method_runners:ipo", options=options)
-        for name, options in SELECTING.items()
-    },
-    "vpt+ipo": MethodSpec("vpt+ipo", (*MODEL, *SEARCHING), "vpt_ipo:vpt_ipo", fits="vpt"),
-    **{
-        name: MethodSpec(name, (*MODEL, *PROPOSING), "dspy_optimizers:run", needs_lm=True)
-        for name in ("copro", "miprov2", "gepa", "simba")
-    },
-}
+def _fitted(name: str, title: str, *, learns: bool = True, any_classes: bool = True) -> MethodSpec:
+    runner = "method_runners:fit_and_score"
+    return MethodSpec(name, title, MODEL, runner, fits=name, learns=learns, any_classes=any_classes)
+
+
+def _ipo(name: str, title: str, runner: str = "method_runners:ipo", **fields: Any) -> MethodSpec:
+    return MethodSpec(name, title, (*MODEL, *SEARCHING), runner, **fields)
+
+
+def _of_dspy(name: str, title: str) -> MethodSpec:
+    return MethodSpec(name, title, (*MODEL, *PROPOSING), "dspy_optimizers:run", needs_lm=True)
+
+
+_ALL = (
+    _fitted("clip", "CLIP", learns=False),
+    _fitted("clip-ensemble", "CLIP, 80 templates", learns=False),
+    _fitted("clip-best", "CLIP, best of the 80"),
+    _fitted("linear-probe", "Linear probe", any_classes=False),
+    _fitted("coop", "CoOp"),
+    _fitted("cocoop", "CoCoOp"),
+    _fitted("maple", "MaPLe"),
+    _fitted("promptsrc", "PromptSRC"),
+    _fitted("coprompt", "CoPrompt"),
+    _fitted("vpt", "VPT"),
+    # The rows of IPO differ in what is selected after the same search.
+    _ipo("ipo", "IPO"),
+    _ipo("ipo-best", "IPO, most accurate", options={"choose": "best"}),
+    _ipo("ipo-ensemble", "IPO, ensemble", options={"ensemble": 4}),
+    _ipo("vpt+ipo", "VPT + IPO", "vpt_ipo:vpt_ipo", fits="vpt"),
+    _of_dspy("copro", "COPRO"),
+    _of_dspy("miprov2", "MIPROv2"),
+    _of_dspy("gepa", "GEPA"),
+    _of_dspy("simba", "SIMBA"),
+)
+METHODS: Mapping[str, MethodSpec] = {method.name: method for method in _ALL}
 """All methods by name, in the order of the tables."""
 
 

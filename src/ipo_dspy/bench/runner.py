@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy._internal.untrusted import one_line, redact
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.bench.cells import DTYPE, Cell, Grid
-from ipo_dspy.bench.method_runners import CellContext, MethodResult, StopSignal, check_models
+from ipo_dspy.bench.method_runners import CellContext, MethodResult, StopSignal, language_models
 from ipo_dspy.bench.registry import find_kind
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.suites import BaseNovelSplit, FullDataset, Suite
@@ -20,6 +20,8 @@ from ipo_dspy.clip.bundled import resolve_model_name
 from ipo_dspy.clip.loading import load_backbone, resolve_device
 from ipo_dspy.clip.machine import machine
 from ipo_dspy.errors import LanguageModelError, StoppedError
+from ipo_dspy.lms.api_keys import check_key
+from ipo_dspy.lms.endpoints import check_port_open
 from ipo_dspy.run.events import Event
 from ipo_dspy.scoring.score import harmonic_mean
 
@@ -180,7 +182,9 @@ def check_language_models(cells: Sequence[Cell]) -> None:
     """
     by_models = {(cell.settings.lm, cell.settings.vlm): cell for cell in cells if "lm" in find_kind(cell.method).reads}
     for cell in by_models.values():
-        check_models(cell.settings)
+        for role, lm in language_models(cell.settings).items():
+            check_key(lm, role=role)
+            check_port_open(lm, role=role)
 
 
 def build_row(cell: Cell, **values: Any) -> Row:

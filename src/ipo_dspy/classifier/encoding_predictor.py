@@ -138,13 +138,13 @@ class EncodingPredictor(LabeledPredictor):
 
     def _logits_of(
         self, images: Sequence[Any], name: str, skip_unreadable: bool
-    ) -> "tuple[NDArray[np.float64], tuple[int, ...]]":
-        """Return the logits of those images that can be read, [N, C], and their indices."""
+    ) -> "tuple[NDArray[np.float64], EncodedImages]":
+        """Return the logits of those images that can be read, [N, C], and the encoded images."""
         if not images or any(image is None for image in images):
             raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
         encoded = self._encoded(images, skip_unreadable)
         logits = self._logits(encoded.features, self.template, self.classes or ())
-        return logits.double().cpu().numpy(), encoded.kept
+        return logits.double().cpu().numpy(), encoded
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return DSPy's state plus class names and the model's identity; never weights.

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, Self, cast
@@ -11,6 +11,8 @@ import dspy
 import numpy as np
 from dspy.utils.callback import BaseCallback
 
+from ipo_dspy._internal.image_samples import sample_of, share_inside
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.argument_checks import as_template, flag, require_int
 from ipo_dspy.class_texts import LabeledTexts, check_texts, parse_classes, spoken_name
 from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage, LabelAmong, LabelImage
@@ -37,6 +39,7 @@ class LabeledPredictor(dspy.Predict):
     calibration_report: CalibrationReport | None = None
     _lm: Any = None
     _given_texts: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # with several labels, no decision of DSPy
+    _chosen_on: Mapping[str, Any] = MappingProxyType({})  # the template that a search chose, and a sample of its images
     _saved_under: dict[str, Any] | None = None  # the model's identity in the loaded file, until it is compared
 
     def __init__(
@@ -181,6 +184,15 @@ class LabeledPredictor(dspy.Predict):
     def _calibration_for(self, template: Template, classes: Sequence[str]) -> Calibration | None:
         return self.calibration if self._is_calibrated_for(template, classes) else None
 
+    def note_choice(self, keys: Iterable[str]) -> None:
+        """Remember that the template was chosen on images with these hashes; a sample of them is saved."""
+        self._chosen_on = {"template": self.signature.instructions, "images": sample_of(keys)}
+
+    def _share_that_chose(self, keys: Iterable[str]) -> float:
+        """Return the share of images, 0 to 1, that chose the template, as far as that is known."""
+        is_own = self._chosen_on.get("template") == self.signature.instructions
+        return share_inside(keys, self._chosen_on["images"]) if is_own else 0.0
+
     def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
         self.calibration, self.calibration_report = calibration, None
         label = {key: value for key, value in self.fields.pop("label", {}).items() if key != "weights"}
@@ -195,11 +207,12 @@ class LabeledPredictor(dspy.Predict):
         bare._lm = None  # it is never called, and not every LM can be saved
         state = cast("dict[str, Any]", super(LabeledPredictor, bare).dump_state(json_mode=json_mode))
         calibration = {} if self.calibration is None else {"calibration": asdict(self.calibration)}
+        chosen = {"chosen_on": dict(self._chosen_on)} if self._chosen_on else {}
         several = {"multi_label": True, "class_texts": self._given_texts} if self.multi_label else {}
         return {
             **state,
             "lm": None,
-            STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **several, **calibration},
+            STATE_KEY: {"classes": self.classes, "top_k": self.top_k, **several, **calibration, **chosen},
         }
 
     def save(self, path: str | os.PathLike[str], save_program: bool = False, modules_to_serialize: Any = None) -> None:
@@ -252,6 +265,9 @@ class LabeledPredictor(dspy.Predict):
             if saved.get("calibration") is not None:
                 self.calibration = Calibration(**saved["calibration"])
             self.calibration_report = None
+            self._chosen_on = saved.get("chosen_on") or {}
+            if self._chosen_on and not has_type(self._chosen_on.get("images"), list[str]):
+                raise ValueError("chosen_on has no list of images")
         except Exception as error:
             self.__dict__.clear()
             self.__dict__.update(before)

@@ -57,10 +57,10 @@ class PortablePredictor(EncodingPredictor):
         >>> list(task.program.predict(images)) == [task.program(image=image).label for image in images]
         True
         """
-        weights, rows = self._weights_and_rows(images, crops)
+        weights, rows, scores = self._weights_and_rows(images, crops)
         if self.multi_label:
             return (rows >= PRESENT).astype(np.int64)
-        labels = weights.labels_of(rows)
+        labels = weights.labels_of(rows, scores)
         return np.array(labels, dtype=object if None in labels else str)
 
     def predict_proba(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[np.float64]":
@@ -74,8 +74,10 @@ class PortablePredictor(EncodingPredictor):
         """
         return self._weights_and_rows(images, crops)[1]
 
-    def _weights_and_rows(self, images: Any, crops: "Boxes | None") -> "tuple[ClassWeights, NDArray[np.float64]]":
-        """Return the classifier as plain numbers, and the probabilities [N, C] of images."""
+    def _weights_and_rows(
+        self, images: Any, crops: "Boxes | None" = None
+    ) -> "tuple[ClassWeights, NDArray[np.float64], NDArray[np.float64]]":
+        """Return the classifier as plain numbers, the probabilities [N, C] of images, and their scores [N]."""
         if self.classes is None:
             raise DataError("a classifier without class names has no columns; use ClipClassifier(classes=[...])")
         weights = self.class_weights()
@@ -86,13 +88,14 @@ class PortablePredictor(EncodingPredictor):
 
             pictures = crop(images, crops, allow_url=self.allow_url)
         if not pictures:
-            return weights, np.empty((0, len(self.classes)))
+            return weights, np.empty((0, len(self.classes))), np.empty(0)
         try:
             features = self._encoded(pictures, skip_unreadable=False).features.numpy()  # [N, D]
         except ImageError as error:
             raise ImageError(error.fact, hint=error.hint and "leave out what cannot be read") from error
-        blocks = (features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK))
-        return weights, np.concatenate([weights.probabilities(block) for block in blocks])
+        blocks = [features[start : start + _BLOCK] for start in range(0, len(features), _BLOCK)]
+        rows, scores = (np.concatenate([*map(each, blocks)]) for each in (weights.probabilities, weights.scores))
+        return weights, rows, scores
 
     @property
     def scored_parts(self) -> dict[str, Any]:
@@ -130,6 +133,7 @@ class PortablePredictor(EncodingPredictor):
             temperature=scaling.temperature,
             class_weights=np.exp(scaling.log_weights),
             threshold=0.0 if calibration is None else calibration.threshold,
+            threshold_score="confidence" if calibration is None else calibration.threshold_score,
             unknown_label=None if calibration is None else calibration.unknown_label,
             multi_label=self.multi_label,
             template=template.lines,
@@ -210,8 +214,7 @@ class PortablePredictor(EncodingPredictor):
         results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
         if evaluation is not None:
             calibration = self._calibration_for(self.template, self.classes or ())
-            threshold = 0.0 if calibration is None else calibration.threshold
-            results += evaluation_results(evaluation, self.scored_parts, threshold)
+            results += evaluation_results(evaluation, self.scored_parts, calibration)
         card = program_card(
             name,
             template=template,

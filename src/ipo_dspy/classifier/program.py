@@ -38,8 +38,16 @@ from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, read_state
-from ipo_dspy.scoring.calibrator import Calibration, CalibrationObjective, CalibrationSettings, calibrate_logits
+from ipo_dspy.scoring.calibration import in_distribution_scores
+from ipo_dspy.scoring.calibrator import (
+    Calibration,
+    CalibrationObjective,
+    CalibrationSettings,
+    ThresholdScore,
+    calibrate_logits,
+)
 from ipo_dspy.scoring.label_sets import PRESENT
+from ipo_dspy.scoring.objectives import build_objective
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:
@@ -82,10 +90,11 @@ class ClipClassifier(PortablePredictor):
             head with `multi_label=True`; on first use, for weights that are not available.
 
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
-    class weights, and answers `unknown_label` if the confidence is below the threshold. `confidence` and `scores` are
-    the probabilities after temperature and weights. All three hold for the classes and the template that they were
-    fitted with, and are ignored with others. Weights without a calibration, such as those of DSPy's `ReAnchor`, do not
-    remember their template; as in DSPy they apply to any, until `template`, `classes`, or texts are set.
+    class weights, and answers `unknown_label` if a score is below the threshold: the confidence, or the score by which
+    `calibrate` separates unknown images. `confidence` and `scores` are the probabilities after temperature and weights.
+    All three hold for the classes and the template that they were fitted with, and are ignored with others. Weights
+    without a calibration, such as those of DSPy's `ReAnchor`, do not remember their template; as in DSPy they apply to
+    any, until `template`, `classes`, or texts are set.
 
     Attributes:
         calibration: temperature, threshold, and unknown label; None unless it was calibrated.
@@ -139,7 +148,7 @@ class ClipClassifier(PortablePredictor):
             return self._finish(inputs)
         on_disk = self.cache and dspy.settings.get(_OF_BATCH, False)
         encoded = encode_images(self.backbone, [question.image], allow_url=self.allow_url, on_disk=on_disk)
-        return self._finish(inputs, question, self._answer(encoded.features, question))
+        return self._finish(inputs, question, *self._answer(encoded.features, question))
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Classify one image without blocking the event loop; concurrent calls share a batch.
@@ -154,7 +163,7 @@ class ClipClassifier(PortablePredictor):
         if self._backbone is None:
             await asyncio.to_thread(lambda: self.backbone)  # loading is slow
         features = await encode_together(self.backbone, question.image, allow_url=self.allow_url)
-        return self._finish(inputs, question, await asyncio.to_thread(self._answer, features, question))
+        return self._finish(inputs, question, *await asyncio.to_thread(self._answer, features, question))
 
     def batch(self, examples: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         """Classify many images like `dspy.Module.batch`, after encoding all of them together.
@@ -184,6 +193,8 @@ class ClipClassifier(PortablePredictor):
         precision: float | None = None,
         unknown: Sequence[Any] | None = None,
         unknown_label: str | None = None,
+        costs: Mapping[tuple[str, str], float] | None = None,
+        min_recall: Mapping[str, float] | None = None,
         label_field: str = "label",
         skip_unreadable: bool = False,
     ) -> "ClipClassifier":
@@ -193,7 +204,8 @@ class ClipClassifier(PortablePredictor):
         images that they were not fitted to, in five folds. The threshold is set by one of `threshold`, `coverage`, and
         `precision`, else so that it separates `unknown` best; without all of them every image is answered. An earlier
         threshold and its label are kept only if neither temperature nor weights are fitted, because it belongs to the
-        confidences.
+        scaled logits. With `unknown`, the threshold is for the in-distribution score, the highest logit plus the
+        log-odds of its probability, unless `threshold` or `precision` sets it, which are about the confidence.
 
         Args:
             valset: labeled images, ideally not those that chose the template; a class without any keeps the weight 1.
@@ -206,6 +218,9 @@ class ClipClassifier(PortablePredictor):
             precision: share of the answered images of `valset` that must be right, 0 to 1.
             unknown: images that belong to none of the classes, or examples with the field `image`.
             unknown_label: label of unknown images.
+            costs: cost of an error by its true and its predicted class, instead of `objective`; other errors cost 1.
+                Weights then also move decisions so that the mean cost falls, and so do they for `min_recall`.
+            min_recall: lowest recall of classes, 0 to 1.
             label_field: field of the examples with the correct class.
             skip_unreadable: skip images that cannot be read instead of raising.
 
@@ -223,8 +238,11 @@ class ClipClassifier(PortablePredictor):
         """
         is_kept = self._is_calibrated_for(self.template, self.classes or ())
         earlier = self.calibration if is_kept and not (temperature or weights) else None
+        is_for_unknown = unknown is not None and threshold is precision is None
+        score: ThresholdScore = "in_distribution" if is_for_unknown else "confidence"
         if earlier is not None and all(rule is None for rule in (threshold, coverage, precision, unknown)):
             threshold, unknown_label = earlier.threshold, unknown_label or earlier.unknown_label
+            score = earlier.threshold_score
         settings = CalibrationSettings(
             objective=objective,
             temperature=temperature,
@@ -232,6 +250,9 @@ class ClipClassifier(PortablePredictor):
             threshold=threshold,
             coverage=coverage,
             precision=precision,
+            threshold_score=score,
+            costs=costs,
+            min_recall=min_recall,
         )
         self.check_single_label("calibrate")
         if (classes := self.classes) is None:
@@ -248,16 +269,25 @@ class ClipClassifier(PortablePredictor):
         labels = [
             class_index(example, i, label_field, classes) for i, example in enumerate(example_list(valset, "valset"))
         ]
-        known, kept = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
+        goal = build_objective(objective, costs, min_recall, None)
+        goal.check(classes, {classes[k] for k in labels}, "valset", options=len(classes))
+        known, encoded = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
         others = None
         if unknown is not None:
             listed = image_list(unknown, "unknown")
             pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in listed]
             others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
         scaling = self.scaling_of(self.template, classes)
-        report = calibrate_logits(known, np.array(labels)[list(kept)], others, classes, settings, scaling)
+        report = calibrate_logits(known, np.array(labels)[list(encoded.kept)], others, classes, settings, scaling)
+        if share := self._share_that_chose(encoded.keys):
+            report = replace(report, chose_template=100.0 * share)
+            logger.warning(
+                "%.0f %% of the images chose the template, so its accuracy on them is too high, and confidences on new "
+                "images may be, too; calibrate on other images to know",
+                report.chose_template,
+            )
         calibrated: ClipClassifier = self.deepcopy()
-        calibration = Calibration(template, report.temperature, report.threshold, unknown_label)
+        calibration = Calibration(template, report.temperature, report.threshold, unknown_label, report.threshold_score)
         calibrated._set_calibration(calibration, self._weights if is_kept and not weights else report.weights)
         calibrated.calibration_report = report
         return calibrated
@@ -376,17 +406,27 @@ class ClipClassifier(PortablePredictor):
             logger.warning("prediction is None: %s", error)
             return None
 
-    def _answer(self, image_features: "Tensor", question: Question) -> "Tensor":
-        """Return the probabilities [C] of the classes for one image with features [1, D], before class weights."""
+    def _answer(self, image_features: "Tensor", question: Question) -> "tuple[Tensor, float | None]":
+        """Return the probabilities [C] of the classes for one image with features [1, D], before class weights.
+
+        The number is its in-distribution score, if the threshold is for that.
+        """
         if self.multi_label:
-            return self.probabilities(image_features, question.template, question.classes)[0]
-        logits = self._logits(image_features, question.template, question.classes)[0]
+            return self.probabilities(image_features, question.template, question.classes)[0], None
+        logits, score = self._logits(image_features, question.template, question.classes), None
         if (calibration := self._calibration_for(question.template, question.classes)) is not None:
+            if calibration.threshold_score == "in_distribution":
+                scaled = self.scaling_of(question.template, question.classes).apply(logits.double().cpu().numpy())
+                score = float(in_distribution_scores(scaled)[0])
             logits = logits / calibration.temperature
-        return logits.softmax(dim=0)
+        return logits[0].softmax(dim=0), score
 
     def _finish(
-        self, inputs: dict[str, Any], question: Question | None = None, row: "Tensor | None" = None
+        self,
+        inputs: dict[str, Any],
+        question: Question | None = None,
+        row: "Tensor | None" = None,
+        score: float | None = None,
     ) -> "Classification":
         """Build the prediction and record it in the trace like every DSPy predictor (GEPA reads it).
 
@@ -394,6 +434,7 @@ class ClipClassifier(PortablePredictor):
             inputs: inputs of the call.
             question: the checked inputs; None if the instructions are not a template.
             row: probabilities [C].
+            score: what is compared with the threshold; the confidence if None.
         """
         classes, shares = ((), []) if question is None or row is None else (question.classes, row.tolist())
         calibration: Calibration | None = None
@@ -408,7 +449,7 @@ class ClipClassifier(PortablePredictor):
         ranked = heapq.nlargest(self.top_k, range(len(classes)), key=lambda i: (weighted[i], i == most_probable))
         scores = {classes[i]: weighted[i] for i in ranked}
         label, confidence = next(iter(scores.items()), (None, 0.0))
-        if calibration is not None and confidence < calibration.threshold:
+        if calibration is not None and (confidence if score is None else score) < calibration.threshold:
             label = calibration.unknown_label
         answer: dict[str, Any] = {"confidence": confidence, "scores": scores}
         if self.multi_label:

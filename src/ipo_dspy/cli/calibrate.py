@@ -1,6 +1,5 @@
 """`ipo-dspy calibrate`: fit the probabilities of a saved program to labeled images."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -8,11 +7,13 @@ from typer import Option
 
 from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import data_options as inputs
+from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
-from ipo_dspy.cli.inference import find_images, load_classifier, readable
+from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import DataError
+from ipo_dspy.scoring.calibrator import CalibrationObjective
 
 if TYPE_CHECKING:
     from ipo_dspy.scoring.calibrator import CalibrationReport
@@ -21,25 +22,19 @@ WEIGHTS_SHOWN = 5
 """Classes with the highest and with the lowest weights in the output; the JSON has all."""
 
 
-class Objective(StrEnum):
-    """Figures that class weights must improve."""
-
-    ACCURACY = "accuracy"
-    BALANCED_ACCURACY = "balanced_accuracy"
-    MACRO_F1 = "macro_f1"
-    LOSS = "loss"
-
-
 def calibrate(
     program: opt.Program,
     data: opt.Data,
+    *,
     unknown: Annotated[Path | None, Option(metavar="FOLDER", help="Images that belong to none of the classes.")] = None,
     out: Annotated[
         Path | None,
         Option(metavar="FILE", help="File for the calibrated program.", show_default="calibrated.json next to PROGRAM"),
     ] = None,
     report: Annotated[Path | None, Option(metavar="FILE", help="Save a report as an HTML file.")] = None,
-    objective: Annotated[Objective, Option(help="Figure that class weights must improve.")] = Objective.ACCURACY,
+    objective: Annotated[CalibrationObjective, Option(help="Figure that class weights must improve.")] = "accuracy",
+    costs: goals.Costs = None,
+    min_recall: goals.MinRecall = None,
     temperature: Annotated[bool, Option(help="Fit a temperature.")] = True,
     weights: Annotated[bool, Option(help="Fit class weights.")] = True,
     threshold: Annotated[
@@ -54,22 +49,16 @@ def calibrate(
         Option(min=0.0, max=1.0, help="Share of the answered images that must be right, instead of --threshold."),
     ] = None,
     unknown_label: Annotated[str | None, Option(help="Label of unknown images; none by default.")] = None,
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
-    split: inputs.Split = None,
+    clip: opt.SavedModel,
+    images: inputs.ImageOptions,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
     """Fit temperature, class weights, and a threshold to labeled images; of split data, to the validation part."""
-    dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "validation", "training")
+    classifier = clip.load(program)
+    classifier.check_single_label("calibrate")
+    dataset = images.read_part(data, "validation", "training")
     others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
     dataset = dataset.spelled_as(classifier.classes or ())
     if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
         fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"
@@ -81,7 +70,7 @@ def calibrate(
     with spinner("Calibrating ..."):
         calibrated = classifier.calibrate(
             dataset,
-            objective=objective.value,
+            objective=objective,
             temperature=temperature,
             weights=weights,
             threshold=threshold,
@@ -89,6 +78,7 @@ def calibrate(
             precision=precision,
             unknown=others,
             unknown_label=unknown_label,
+            **goals.costs_and_floors(costs, min_recall),
         )
     found = cast("CalibrationReport", calibrated.calibration_report)
     target = program.with_name("calibrated.json") if out is None else out
@@ -126,7 +116,10 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
             found.before.unknown_at_95,
             found.after.unknown_at_95,
         )
-    digits = {"loss": 4, "AUROC of unknown": 3}
+    if found.mean_cost is not None:
+        figures["mean cost"] = found.mean_cost
+    figures |= {f"recall of {name} %": recalls for name, recalls in found.recalls.items()}
+    digits = {"loss": 4, "AUROC of unknown": 3, "mean cost": 4}
     lines = [(name, *(f"{value:.{digits.get(name, 2)}f}" for value in pair)) for name, pair in figures.items()]
     show.rows("before and after, on images that the fit did not see", ["", "before>", "after>"], lines)
     settings = [("temperature", f"{found.temperature:.4f}")]
@@ -137,7 +130,8 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         shown = ranked if len(ranked) <= 2 * WEIGHTS_SHOWN else [*ranked[:WEIGHTS_SHOWN], *ranked[-WEIGHTS_SHOWN:]]
         settings += [(f"weight of {name}", f"{weight:.2f}") for name, weight in shown]
     if found.threshold:
-        settings.append((f"{unknown_label or 'no label'} below confidence", f"{found.threshold:.4f}"))
+        score = found.threshold_score.replace("in_distribution", "in-distribution score")
+        settings.append((f"{unknown_label or 'no label'} below {score}", f"{found.threshold:.4f}"))
         settings.append(("answered", f"{found.coverage:.2f} %"))
         if found.answered_accuracy is not None:
             settings.append(("correct of the answered", f"{found.answered_accuracy:.2f} %"))

@@ -1,5 +1,6 @@
 """`ipo-dspy check`: test whether a saved program got worse, for jobs that run every night."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.inference import load_classifier
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import DEFAULT_TEMPLATE, PLACEHOLDER
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def check(
     program: opt.Program,
     data: opt.Data,
+    *,
     against: Annotated[
         str | None,
         Option(
@@ -38,15 +39,8 @@ def check(
     alpha: Annotated[
         float, Option(min=0.0, max=1.0, help="Probability that a program that did not get worse is called worse.")
     ] = 0.05,
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
-    split: inputs.Split = None,
+    clip: opt.SavedModel,
+    images: inputs.ImageOptions,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -59,10 +53,11 @@ def check(
     from ipo_dspy.analysis.program_check import Outcomes
     from ipo_dspy.analysis.program_check import check as compare
 
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    classifier = clip.load(program)
+    own = replace(clip, model=None, pretrained=None)
     reference: ClipClassifier | Outcomes | str = DEFAULT_TEMPLATE
-    if against is None and model is not None:
-        reference = load_classifier(program, None, None, device, allow_download)
+    if against is None and clip.model is not None:
+        reference = own.load(program)
     elif against is not None and PLACEHOLDER in against:
         reference = against
     elif against is not None and described(against) == OUTCOMES:
@@ -71,10 +66,8 @@ def check(
         if not Path(against).exists():
             hint = "pass a saved program, a file that --save wrote, or a template"
             raise InputError("must be a file that exists", argument="against", value=against, hint=hint)
-        reference = load_classifier(against, None, None, device, allow_download)
-    dataset = inputs.read_part(
-        data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
-    )
+        reference = own.load(against)
+    dataset = images.read_part(data, "test", "validation", "training")
     with spinner(f"Checking on {pluralize(len(dataset), 'image')} ..."):
         result = compare(classifier, dataset, reference, alpha=alpha, skip_unreadable=skip_unreadable)
     if save is not None:

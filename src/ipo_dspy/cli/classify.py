@@ -16,7 +16,7 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.inference import find_images, load_classifier, readable
+from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError
 
@@ -34,10 +34,8 @@ _FORMULA = ("=", "+", "-", "@")
 def classify(
     program: opt.Program,
     images: Annotated[list[str], Argument(help="Image files or folders (searched recursively).")],
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
+    *,
+    clip: opt.SavedModel,
     skip_unreadable: opt.SkipUnreadable = False,
     top_k: Annotated[
         int | None, Option(min=1, help="Number of classes with their probabilities.", show_default="the program's")
@@ -56,7 +54,7 @@ def classify(
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out must be in an existing folder, got {str(out)!r}; create {str(out.parent)!r}")
     files = [str(file) for path in images for file in find_images(path)]
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
+    classifier = clip.load(program)
     if skip_unreadable:
         files = [files[i] for i in readable(files)]
     if not files:
@@ -83,12 +81,12 @@ def classify(
 def _results(classifier: "ClipClassifier", files: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """Return image, label or labels, confidence, and scores of each file."""
     try:
-        rows = classifier.predict_proba(files)  # [N, C]
+        weights, rows, shares = classifier._weights_and_rows(files)  # rows [N, C]
     except ImageError as error:
         hint = error.hint and Hint("pass {skip_unreadable} to skip it", skip_unreadable=True)
         raise ImageError(error.fact, hint=hint) from error
     classes = classifier.classes or ()
-    answers = classifier.class_weights().labels_of(rows)
+    answers = weights.labels_of(rows, shares)
     ranks = (-rows).argsort(axis=1, kind="stable")[:, :top_k]
     results = []
     for file, answer, row, ranked in zip(files, answers, rows, ranks, strict=True):

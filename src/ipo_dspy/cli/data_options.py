@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from ipo_dspy.data import DataOptions, ImageDataset
 
 # Parameters are named like the readers' arguments, so that messages can show the option of each argument.
-ImageColumn = Annotated[str | None, Option("--image-column", help="Column of the images in a table.")]
-LabelColumn = Annotated[str | None, Option("--label-column", help="Column of the labels in a table.")]
-Base = Annotated[str | None, Option(help="Base folder of relative image paths in a table.")]
-Classes = Annotated[
-    str | None, Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line.")
-]
 ClassTexts = Annotated[
     Path | None,
     Option(
@@ -33,25 +27,50 @@ ClassTexts = Annotated[
         "with the columns label and text. Other classes are read by their name, or as the saved program does.",
     ),
 ]
-Split = Annotated[str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")]
-Shots = Annotated[str, Option(metavar="N|all", help="Training images per class.")]
-Test = Annotated[
-    float | None,
-    Option(
-        help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
-        "DATA, or 0.5."
-    ),
-]
-Val = Annotated[
-    str | None,
-    Option(
-        metavar="DATA|none",
-        help="Validation images that select the final template: a folder, a table, or none. By default the validation "
-        "part of DATA, or else images that are not used for training or testing, at most --shots per class.",
-    ),
-]
-TestData = Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")]
-MinImages = Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Options for reading labeled images."""
+
+    image: Annotated[str | None, Option("--image-column", help="Column of the images in a table.")] = None
+    label: Annotated[str | None, Option("--label-column", help="Column of the labels in a table.")] = None
+    base: Annotated[str | None, Option(help="Base folder of relative image paths in a table.")] = None
+    classes: Annotated[
+        str | None,
+        Option(help="Class names in the order of integer labels: a,b,c, or a text file with one name per line."),
+    ] = None
+    split: Annotated[
+        str | None, Option(help="Part to read of data that is already split; all reads all rows of a table.")
+    ] = None
+
+    @property
+    def arguments(self) -> "DataOptions":
+        """The readers' arguments that were passed."""
+        options: DataOptions = {name: value for name, value in vars(self).items() if value is not None}  # type: ignore[assignment]
+        if self.classes is not None:
+            options["classes"] = _names(self.classes)
+        return options
+
+    def read_part(
+        self, data: Path, *roles: str, multi_label: bool = False, known: Sequence[str] | None = None
+    ) -> "ImageDataset":
+        """Read data. If it is already split, read the first of these parts that it has, and print a note.
+
+        The last of `roles` must be "training", which all split data has. With `multi_label` labels are lists, of the
+        `known` classes unless the options name others.
+        """
+        from ipo_dspy.data import load_images, load_label_sets
+
+        load, options = load_label_sets if multi_label else load_images, self.arguments
+        if multi_label and known is not None:
+            options.setdefault("classes", known)
+        parts = _find_parts(data, options)
+        if not parts:
+            return load(data, **options)
+        role = next(role for role in roles if role in parts)
+        show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
+        return load(data, **parts[role])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,86 +89,96 @@ class DataSets:
         return f"{name}: {len(self.train.classes)} classes; {counts}"
 
 
-def data_options(
-    image: str | None, label: str | None, base: str | None, classes: str | None, split: str | None
-) -> "DataOptions":
-    """Return the readers' arguments from the options that were passed."""
-    values = {"image": image, "label": label, "base": base, "split": split}
-    options: DataOptions = {name: value for name, value in values.items() if value is not None}  # type: ignore[assignment]
-    if classes is not None:
-        options["classes"] = _names(classes)
-    return options
+@dataclass(frozen=True)
+class SplitOptions:
+    """Options for splitting images into training, validation, and test images."""
 
+    shots: Annotated[str, Option(metavar="N|all", help="Training images per class.")] = "16"
+    test: Annotated[
+        float | None,
+        Option(
+            help="Fraction or number of images held out for the final test; 0 for no test. By default the test part of "
+            "DATA, or 0.5."
+        ),
+    ] = None
+    val: Annotated[
+        str | None,
+        Option(
+            metavar="DATA|none",
+            help="Validation images that select the final template: a folder, a table, or none. By default the "
+            "validation part of DATA, or else images that are not used for training or testing, at most --shots per "
+            "class.",
+        ),
+    ] = None
+    test_data: Annotated[Path | None, Option(help="Images for the final test, instead of a part of DATA.")] = None
+    min_images: Annotated[int, Option(min=1, help="Skip classes with fewer images than this.")] = 1
+    multi_label: Annotated[
+        bool,
+        Option(
+            "--multi-label",
+            help="Images have several labels or none, separated by | or ; in a table. A class folder is one label; "
+            "images of folders that --classes leaves out have none. --shots draws images by their rarest label. Needs "
+            "a SigLIP.",
+        ),
+    ] = False
 
-def shots_of(text: str) -> int | None:
-    """Return the number of training images per class; None for all."""
-    if text.lower() == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError("must be an integer of at least 1, or all", argument="shots", value=text)
-    return int(text)
+    @property
+    def per_class(self) -> int | None:
+        """Number of training images per class; None for all."""
+        if self.shots.lower() == "all":
+            return None
+        if not self.shots.isdecimal() or int(self.shots) < 1:
+            raise InputError("must be an integer of at least 1, or all", argument="shots", value=self.shots)
+        return int(self.shots)
 
+    def read(self, data: Path, images: ImageOptions, *, seed: int, halves: bool) -> DataSets:
+        """Read data and split it, unless it is already split."""
+        from ipo_dspy.data import base_novel, label_sets_catalog, load_images, load_label_sets, open_images
 
-def read_sets(
-    data: Path,
-    options: "DataOptions",
-    *,
-    shots: int | None,
-    test: float | None,
-    val: str | None,
-    test_data: Path | None,
-    min_images: int,
-    seed: int,
-    halves: bool,
-) -> DataSets:
-    """Read data and split it, unless it is already split."""
-    from ipo_dspy.data import base_novel, load_images, open_images
+        if self.multi_label and halves:
+            raise InputError("--multi-label cannot be used with --base-novel, which divides images by their class")
+        if self.multi_label and self.min_images > 1:
+            hint = "omit it"
+            raise InputError("must be 1 with --multi-label", argument="min_images", value=self.min_images, hint=hint)
+        options = images.arguments
+        parts = _find_parts(data, options)
+        if parts:
+            show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
+        part = parts.get("training", options)
+        if self.multi_label:
+            catalog = label_sets_catalog(data, **part)
+        else:
+            catalog = open_images(data, **part).without_small_classes(self.min_images)
+        has_tests = self.test_data is not None or (self.test != 0 and "test" in parts)
+        if has_tests and self.test:
+            hint = "remove it: the data already has test images"
+            raise InputError("must be left out", argument="test", value=self.test, hint=hint)
+        test = 0.0 if has_tests else 0.5 if self.test is None else self.test
+        share = int(test) if test.is_integer() else test
+        train, rest, held_out = catalog.split(shots=self.per_class, test=share or None, seed=seed)
 
-    parts = _find_parts(data, options)
-    if parts:
-        show.note(f"{data} is already split; used by its parts: {', '.join(parts)}")
-    catalog = open_images(data, **parts.get("training", options)).without_small_classes(min_images)
-    has_tests = test_data is not None or (test != 0 and "test" in parts)
-    if has_tests and test:
-        hint = "remove it: the data already has test images"
-        raise InputError("must be left out", argument="test", value=test, hint=hint)
-    share: float = 0 if has_tests else 0.5 if test is None else int(test) if test.is_integer() else test
-    train, rest, held_out = catalog.split(shots=shots, test=share or None, seed=seed)
+        def load(role: str, other: str | Path | None) -> "ImageDataset":
+            """Return the images of another path, or else of a part of the data."""
+            source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
+            if self.multi_label:
+                arguments["classes"] = train.classes
+                return load_label_sets(source, **arguments)
+            return _fit(load_images(source, **arguments), train.classes, role)
 
-    def load(role: str, other: str | Path | None) -> "ImageDataset":
-        """Return the images of another path, or else of a part of the data."""
-        source, arguments = (data, parts[role]) if other is None else (other, _for_other(Path(other), options))
-        return _fit(load_images(source, **arguments), train.classes, role)
-
-    if has_tests:
-        held_out = load("test", test_data)
-    validation = rest
-    if val is not None or "validation" in parts:
-        validation = None if val is not None and val.lower() == "none" else load("validation", val)
-    _warn_of_copies(train, validation, held_out)
-    if not halves:
-        return DataSets(train, validation, {} if held_out is None else {"all": held_out})
-    if held_out is None:
-        raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
-    base, novel = base_novel(train)
-    tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
-    chosen = None if validation is None else validation.subset(base.classes)
-    return DataSets(base, chosen or None, tests)
-
-
-def read_part(data: Path, options: "DataOptions", *roles: str) -> "ImageDataset":
-    """Read data. If it is already split, read the first of these parts that it has, and print a note.
-
-    The last of `roles` must be "training", which all split data has.
-    """
-    from ipo_dspy.data import load_images
-
-    parts = _find_parts(data, options)
-    if not parts:
-        return load_images(data, **options)
-    role = next(role for role in roles if role in parts)
-    show.note(f"{data} is already split; its {role} part is used, {parts[role]['split']!r} (--split takes another)")
-    return load_images(data, **parts[role])
+        if has_tests:
+            held_out = load("test", self.test_data)
+        validation = rest
+        if self.val is not None or "validation" in parts:
+            validation = None if (self.val or "").lower() == "none" else load("validation", self.val)
+        _warn_of_copies(train, validation, held_out)
+        if not halves:
+            return DataSets(train, validation, {} if held_out is None else {"all": held_out})
+        if held_out is None:
+            raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
+        base, novel = base_novel(train)
+        tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
+        chosen = None if validation is None else validation.subset(base.classes)
+        return DataSets(base, chosen or None, tests)
 
 
 def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":

@@ -45,10 +45,8 @@ def catch_as_failure(name: str, function: CheckFunction) -> Iterator[Check]:
 
 
 def doctor(
-    prompt_model: opt.PromptModel = None,
-    description_model: opt.DescriptionModel = None,
-    prompt_model_kwargs: opt.PromptModelKwargs = None,
-    description_model_kwargs: opt.DescriptionModelKwargs = None,
+    *,
+    lms: opt.LanguageModels,
     model: Annotated[str | None, Option(help="CLIP model to check, as for optimize.")] = None,
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
@@ -68,11 +66,7 @@ def doctor(
     if model is not None:
         functions.pop("CLIP by default")
         functions[f"CLIP {model}"] = partial(models.clip, model, pretrained, device)
-    for option, name, kwargs in (
-        ("--prompt-model", prompt_model, prompt_model_kwargs),
-        ("--description-model", description_model, description_model_kwargs),
-    ):
-        settings = opt.settings(kwargs, f"{option}-kwargs")
+    for option, name, settings in lms:
         if name is not None:
             functions[f"{option} {name}"] = partial(models.language_model, option, name, settings)
     functions |= {"terminal": machine.terminal, "extras": machine.extras}

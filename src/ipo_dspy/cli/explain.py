@@ -11,14 +11,14 @@ from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.inference import load_classifier, readable
+from ipo_dspy.cli.inference import readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.analysis.word_ablation import Explanation
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.data import DataOptions, ImageDataset
+    from ipo_dspy.data import ImageDataset
 
 CONFUSIONS = 12
 """Maximum number of confusions in the table; the JSON has all."""
@@ -34,6 +34,7 @@ def explain(
             help="A saved program (not with --template), and images as for optimize or the name of a bundled task.",
         ),
     ],
+    *,
     template: Annotated[str | None, Option(help="Template to explain instead of the program's.")] = None,
     base_novel: Annotated[
         bool, Option("--base-novel", help="With --template: score the base and the novel half of the classes.")
@@ -42,17 +43,10 @@ def explain(
         bool,
         Option("--labels", help="List the images whose label is suspicious; of split data, of the training part."),
     ] = False,
-    model: Annotated[str | None, Option(help="Override the CLIP model stored in the program.")] = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
+    clip: opt.SavedModel,
     plot: Annotated[Path | None, Option(help="Save a plot as FILE.svg and FILE.png.", metavar="FILE")] = None,
     report: Annotated[Path | None, Option(help="Save a report as an HTML file.", metavar="FILE")] = None,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
-    split: inputs.Split = None,
+    images: inputs.ImageOptions,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -75,15 +69,17 @@ def explain(
         if labels and value:
             hint = "pass one of the two"
             raise InputError("must be left out with --labels", argument=option, value=str(value), hint=hint)
-    dataset = _images(sources[-1], inputs.data_options(image, label, base, classes, split), training=labels)
+    dataset = _read(sources[-1], images, training=labels)
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
     if template is None:
-        program = load_classifier(sources[0], model, pretrained, device, allow_download)
+        program = clip.load(sources[0])
     else:
-        default = (opt.DEFAULT_MODEL, pretrained or opt.DEFAULT_PRETRAINED)
-        name, weights = (model, pretrained) if model else default
-        program = ClipClassifier(dataset.classes, template=template, model=name, pretrained=weights, device=device)
+        model = clip.model or opt.DEFAULT_MODEL
+        weights = clip.pretrained or (None if clip.model else opt.DEFAULT_PRETRAINED)
+        program = ClipClassifier(
+            dataset.classes, template=template, model=model, pretrained=weights, device=clip.device
+        )
     if program.is_calibrated:
         ignored = "class weights and threshold" if labels else "temperature, class weights and threshold"
         show.note(f"the program is calibrated: its {ignored} are not applied here")
@@ -104,7 +100,7 @@ def explain(
         _print(explanation, files)
 
 
-def _images(name: str, options: "DataOptions", *, training: bool) -> "ImageDataset":
+def _read(name: str, images: inputs.ImageOptions, *, training: bool) -> "ImageDataset":
     """Return the test or training images of a bundled task or of a path."""
     from ipo_dspy import demo
 
@@ -112,7 +108,7 @@ def _images(name: str, options: "DataOptions", *, training: bool) -> "ImageDatas
         task = demo.load(name, classes="all")
         return task.trainset if training else task.testset
     roles = ("training",) if training else ("test", "validation", "training")
-    return inputs.read_part(Path(name), options, *roles)
+    return images.read_part(Path(name), *roles)
 
 
 def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) -> "dict[str, ImageDataset]":

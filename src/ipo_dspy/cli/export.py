@@ -18,23 +18,19 @@ _HELP = "; ".join(f"{name}: {each.help}" for name, each in FORMATS.items())
 
 def export(
     program: opt.Program,
+    *,
     to: Annotated[FormatName, Option(help=f"Format. {_HELP}.")],
     out: Annotated[
         Path | None, Option(metavar="PATH", help="File or folder to write.", show_default="next to PROGRAM")
     ] = None,
     opset: Annotated[int | None, Option(help="Version of the ONNX operators, for onnx.", show_default="18")] = None,
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
+    clip: opt.SavedModel,
 ) -> None:
     """Write a saved program for other programs: as weights, a model, templates, or a script."""
     from ipo_dspy.classifier import ClipClassifier
 
     with spinner("Loading the model ..."):
-        classifier = ClipClassifier.from_file(
-            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
-        )
+        classifier = ClipClassifier.from_file(program, **vars(clip))
         target = program.with_name(program.stem + FORMATS[to].ending) if out is None else out
         written = (target, *(target / name for name in FORMATS[to].files))
         if any(path.exists() and path.samefile(program) for path in written):

@@ -1,10 +1,10 @@
 """Commands for a saved program, images or a run: evaluate, describe, report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Context, Option
+from typer import Argument, Option
 
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import objective_options as goals
@@ -15,103 +15,92 @@ from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.errors import DataError
 
 if TYPE_CHECKING:
-    from ipo_dspy.classifier import ClipClassifier
-
+    from ipo_dspy.optimizer.evaluation import EvaluationResult
 
 CONFUSIONS = 5
 """Number of pairs of a class and what it is taken for."""
 
 
 def evaluate(
-    ctx: Context,
     program: opt.Program,
     data: opt.Data,
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
+    *,
+    clip: opt.SavedModel,
     data_classes: Annotated[
         bool,
         Option("--data-classes", help="Use the class names of the data, e.g. novel classes, instead of the program's."),
     ] = False,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
+    images: inputs.ImageOptions,
     class_texts: inputs.ClassTexts = None,
-    split: inputs.Split = None,
     skip_unreadable: opt.SkipUnreadable = False,
-    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
-    costs: goals.Costs = None,
-    min_recall: goals.MinRecall = None,
+    goal: goals.Goal,
     as_json: opt.Json = False,
 ) -> None:
     """Evaluate a saved program on labeled images; of split data, on the test part."""
     from ipo_dspy.optimizer.evaluation import evaluate as score
     from ipo_dspy.run.recorder import EventRecorder
 
-    classifier = load_classifier(program, model, pretrained, device, allow_download)
-    dataset = inputs.read_part(
-        data, inputs.data_options(image, label, base, classes, split), "test", "validation", "training"
-    )
+    classifier = clip.load(program)
+    several, known = classifier.multi_label, None if data_classes else classifier.classes
+    dataset = images.read_part(data, "test", "validation", "training", multi_label=several, known=known)
     if data_classes:
         classifier.classes = dataset.classes
     if class_texts is not None:
         labels, saved = classifier.classes or dataset.classes, classifier.class_texts
         classifier.classes = inputs.with_texts(labels, class_texts, saved=saved)
-    goal = goals.objective_arguments(ctx)
+    wanted = goal.arguments()
     with LiveProgress() as progress:
-        (result,) = score(
-            classifier,
-            dataset,
-            recorder=EventRecorder(observers=[progress]),
-            skip_unreadable=skip_unreadable,
-            objective=objective.value,
-            **goal,
-        )
+        recorder = EventRecorder(observers=[progress])
+        (result,) = score(classifier, dataset, recorder=recorder, skip_unreadable=skip_unreadable, **wanted)
     if classifier.is_calibrated:
         show.note("the probabilities are calibrated; a threshold is not applied")
-    images, left_out = len(result.predicted), len(dataset) - len(result.predicted)
-    precision, several = result.average_precision, classifier.multi_label
+    left_out = len(dataset) - len(result.predicted)
     if as_json:
-        counts = {"images": images, "left_out": left_out, "per_class": dict(result.per_class)}
+        precision, confusions = result.average_precision, list(map(list, result.confusions))
+        details = {"average_precision": precision} if several else {"confusions": confusions}
+        counts = {"images": len(result.predicted), "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}
-        confusions = [list(pair) for pair in result.confusions]
-        details = {"average_precision": result.average_precision} if several else {"confusions": confusions}
         show.write_json({"template": str(result.template), **scores, **counts, **details})
-        return
-    lines = sorted(result.per_class.items(), key=lambda item: precision.get(item[0], item[1][0] / item[1][1]))
-    columns = ["class", "correct>", "images>", *(["average precision %>"] if several else [])]
-    table = [(n, str(c), str(t), *([f"{precision[n]:.2f}"] if several else [])) for n, (c, t) in lines]
-    show.rows("per class, worst first", columns, table)
+    else:
+        _show_evaluation(result, left_out, wanted["min_recall"] or {})
+
+
+def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[str, float]) -> None:
+    precision, recalls = result.average_precision, {name: c / total for name, (c, total) in result.per_class.items()}
+    worst_first = sorted(recalls, key=lambda name: precision.get(name, recalls[name]))
+    classes = [[name, *map(str, result.per_class[name])] for name in worst_first]
+    columns = ["class", "correct>", "images>"]
+    if precision:
+        columns.append("average precision %>")
+        classes = [[*cells, f"{precision[name]:.2f}"] for name, cells in zip(worst_first, classes, strict=True)]
+    show.rows("per class, worst first", columns, classes)
     if result.confusions:
         errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
         show.rows("most confused", ["class", "taken for", "images>"], errors)
     show.template(str(result.template))
-    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(images), str(left_out))
+    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))
     show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
     show.measures(result.measures, result.objective, result.score)
-    recalls = {name: 100 * correct / total for name, (correct, total) in result.per_class.items()}
-    if floors := {name: 100 * floor for name, floor in (goal["min_recall"] or {}).items() if name in recalls}:
-        met = {name: "met" if recalls[name] >= floor - 1e-6 else "missed" for name, floor in floors.items()}
-        reached = [(name, f"{floor:g}", f"{recalls[name]:.1f}", met[name]) for name, floor in floors.items()]
+    reached = [
+        (name, f"{100 * floor:g}", f"{100 * recalls[name]:.1f}", "met" if recalls[name] >= floor - 1e-8 else "missed")
+        for name, floor in floors.items()
+        if name in recalls
+    ]
+    if reached:
         show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], reached)
 
 
 def describe(
     data: opt.Data,
+    *,
     description_model: opt.DescriptionModel = None,
     description_model_kwargs: opt.DescriptionModelKwargs = None,
     model: opt.Model = opt.DEFAULT_MODEL,
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
-    images: Annotated[int, Option(min=1, help="Number of images, spread evenly over the classes.")] = 16,
+    count: Annotated[int, Option("--images", min=1, help="Number of images, spread evenly over the classes.")] = 16,
     num_threads: Annotated[int | None, Option(min=1, help="Number of parallel requests.")] = None,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
-    split: inputs.Split = None,
+    images: inputs.ImageOptions,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -124,10 +113,10 @@ def describe(
     from ipo_dspy.lms.retry_notices import log_retries
     from ipo_dspy.optimizer.pipeline import stratified_indices
 
-    dataset = inputs.read_part(data, inputs.data_options(image, label, base, classes, split), "training")
+    dataset = images.read_part(data, "training")
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
-    chosen = [dataset[i] for i in stratified_indices(dataset.labels(), images)]
+    chosen = [dataset[i] for i in stratified_indices(dataset.labels(), count)]
     lm_settings = opt.settings(description_model_kwargs, "--description-model-kwargs")
     lm = None
     describer: Describer
@@ -138,7 +127,7 @@ def describe(
         describer = LMDescriber(lm, num_threads=num_threads)
     else:
         program = ClipClassifier(dataset.classes, model=model, pretrained=pretrained, device=device)
-        describer = ClipDescriber(program.backbone, max_classes=images)
+        describer = ClipDescriber(program.backbone, max_classes=count)
     with spinner(f"Describing {len(chosen)} of {len(dataset)} images ..."), log_retries([lm], show.note):
         described = describer.describe([e.image for e in chosen], [e.label for e in chosen])
     if described.faults and not any(described.texts):
@@ -147,11 +136,8 @@ def describe(
     if as_json:
         show.write_json([{"source": s, "label": label, "description": text} for s, label, text in rows])
     else:
-        show.rows(
-            f"how the images look{', guessed by CLIP' if described.guessed else ''}",
-            ["image", "class", "description"],
-            rows,
-        )
+        title = f"how the images look{', guessed by CLIP' if described.guessed else ''}"
+        show.rows(title, ["image", "class", "description"], rows)
 
 
 def report(
@@ -167,20 +153,6 @@ def report(
     terminal.line(str(write_report(run, out)))
     for file in () if png is None else write_pictures(run, png):
         terminal.line(str(file))
-
-
-def load_classifier(
-    program: str | Path, model: str | None, pretrained: str | None, device: str, allow_download: bool
-) -> "ClipClassifier":
-    """Load a saved program and its CLIP model."""
-    from ipo_dspy.classifier import ClipClassifier
-
-    with spinner("Loading the model ..."):
-        classifier = ClipClassifier.from_file(
-            program, model=model, pretrained=pretrained, device=device, allow_download=allow_download
-        )
-        _ = classifier.backbone
-    return classifier
 
 
 def find_images(name: str) -> list[Path]:

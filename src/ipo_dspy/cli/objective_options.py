@@ -2,35 +2,23 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping
-from enum import StrEnum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Context, Option
+from typer import Option
 
 from ipo_dspy._internal.counts import first_few
 from ipo_dspy._internal.file_io import read_regular
 from ipo_dspy._internal.json_input import has_type, parse_json
 from ipo_dspy.cli import output as show
 from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.scoring.objectives import ObjectiveName
 
 MAX_FILE = 64 << 20
 """Maximum bytes of a file with costs."""
 _COLUMNS = ("true", "predicted", "cost")
-
-
-class ObjectiveName(StrEnum):
-    """Named objectives."""
-
-    ACCURACY = "accuracy"
-    BALANCED_ACCURACY = "balanced_accuracy"
-    MACRO_F1 = "macro_f1"
-    LOSS = "loss"
-    TOP5 = "top5"
-
-
-Objective = Annotated[ObjectiveName, Option(help="What is optimized; ties are decided by the loss.")]
 Costs = Annotated[
     Path | None,
     Option(
@@ -49,18 +37,27 @@ MinRecall = Annotated[
 ]
 
 
-def objective_arguments(ctx: Context) -> dict[str, Any]:
-    """Return the options about the objective as arguments of `IPO`.
+@dataclass(frozen=True)
+class Goal:
+    """The objective, and the costs and floors that change it."""
+
+    objective: Annotated[ObjectiveName, Option(help="What is optimized; ties are decided by the loss.")] = "accuracy"
+    costs: Costs = None
+    min_recall: MinRecall = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options as arguments of `IPO`; raises as `costs_and_floors`."""
+        return {"objective": self.objective, **costs_and_floors(self.costs, self.min_recall)}
+
+
+def costs_and_floors(costs: Path | None, min_recall: Sequence[str] | None) -> dict[str, Any]:
+    """Return a file of costs and floors of recall as arguments of `IPO`.
 
     Raises:
         InputError: a floor without a number.
         DataError: a file of costs that cannot be read.
     """
-    costs, floors = ctx.params["costs"], ctx.params["min_recall"] or ()
-    return {
-        "costs": None if costs is None else read_costs(costs),
-        "min_recall": dict(map(_floor, floors)) or None,
-    }
+    return {"costs": costs and read_costs(costs), "min_recall": dict(map(_floor, min_recall or ())) or None}
 
 
 def of_searched(options: Mapping[str, Any], searched: Collection[str], others: Collection[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Commands that search for a template: demo and optimize."""
 
-from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -16,43 +15,29 @@ from ipo_dspy.cli import resume, signals
 from ipo_dspy.cli import run_command as runs
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
-from ipo_dspy.optimizer.config import OptimizerConfig
+from ipo_dspy.optimizer.config import Across, OptimizerConfig, SearchPreset
 from ipo_dspy.run import choice_text
 
 if TYPE_CHECKING:
+    import dspy
+
     from ipo_dspy.classifier import ClipClassifier
+    from ipo_dspy.cli.run_summary import RunSummary
 
-
-Auto = StrEnum("Auto", ["LIGHT", "MEDIUM", "HEAVY"])
+Part = StrEnum("Part", ["TEMPLATE", "CLASS_TEXTS"])
+"""The parts of a classifier that are searched; an enumeration, because Typer takes no list of literals."""
 
 
 def demo(
     ctx: Context,
     name: Annotated[str, Argument(help="Name of a bundled task, see --list.")] = "pixel-animals",
+    *,
     list_tasks: Annotated[bool, Option("--list", help="List the bundled tasks and exit.")] = False,
-    prompt_model: opt.PromptModel = None,
-    description_model: opt.DescriptionModel = None,
-    prompt_model_kwargs: opt.PromptModelKwargs = None,
-    description_model_kwargs: opt.DescriptionModelKwargs = None,
-    request_mode: opt.Mode = opt.RequestMode.AUTO,
+    lms: opt.LanguageModels,
+    request_mode: opt.Mode = "auto",
     steps: Annotated[int, Option(min=0, help="Search steps; each asks the proposer once.")] = 40,
     shots: Annotated[int, Option(min=1, help="Training images per class.")] = 16,
-    choose: opt.Choose = opt.ChoiceRule.PLAINEST,
-    tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
-    costs: goals.Costs = None,
-    min_recall: goals.MinRecall = None,
-    ensemble: opt.Ensemble = OptimizerConfig.ensemble,
-    polish: opt.Polish = OptimizerConfig.polish,
-    images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
-    seed: opt.Seed = 0,
-    max_lm_calls: opt.MaxCalls = None,
-    max_tokens: opt.MaxTokens = None,
-    max_cost: opt.MaxCost = None,
-    max_seconds: opt.MaxSeconds = None,
-    max_consecutive_errors: opt.MaxErrors = OptimizerConfig.max_consecutive_errors,
-    log_dir: opt.LogDir = None,
-    allow_config_changes: opt.AllowChanges = False,
+    search: opt.SearchOptions,
     export: Annotated[Path | None, Option(help="Only export the images to this folder.")] = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
@@ -75,30 +60,22 @@ def demo(
         else:
             show.note(f"{count} images in {export}; use them with: ipo-dspy optimize {export} --model demo")
         return
-    base = bundled.load(name, shots=shots, seed=seed)
-    novel = bundled.load(name, shots=shots, seed=seed, classes="novel")
+    base = bundled.load(name, shots=shots, seed=search.seed)
+    novel = bundled.load(name, shots=shots, seed=search.seed, classes="novel")
     if not as_json:
         show.note(f"{name}: {base.description.rstrip('.')}; classes such as {', '.join(base.classes[:6])}.")
     sets = inputs.DataSets(base.trainset, base.valset, {"base": base.testset, "novel": novel.testset})
-    folder = log_dir or runs.next_free_folder("runs", f"demo-{name}")
-    _run(
-        base.program,
-        sets,
-        folder,
-        opt.ipo_options(ctx) | _models(ctx) | goals.objective_arguments(ctx),
-        as_json=as_json,
-        dry_run=dry_run,
-    )
+    folder = search.log_dir or runs.next_free_folder("runs", f"demo-{name}")
+    options = opt.ipo_options(ctx) | _models(lms, request_mode) | search.arguments()
+    _run(base.program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
 
 def optimize(
     ctx: Context,
     data: opt.Data,
-    prompt_model: opt.PromptModel = None,
-    description_model: opt.DescriptionModel = None,
-    prompt_model_kwargs: opt.PromptModelKwargs = None,
-    description_model_kwargs: opt.DescriptionModelKwargs = None,
-    request_mode: opt.Mode = opt.RequestMode.AUTO,
+    *,
+    lms: opt.LanguageModels,
+    request_mode: opt.Mode = "auto",
     task_description: Annotated[
         str | None,
         Option(help="Description of the task in one sentence, for the proposer.", show_default="the class names"),
@@ -106,8 +83,14 @@ def optimize(
     model: opt.Model = opt.DEFAULT_MODEL,
     pretrained: opt.Pretrained = opt.DEFAULT_PRETRAINED,
     device: opt.Device = "auto",
-    also: opt.Also = None,
-    across: opt.AcrossModels = opt.Across.MEAN,
+    also: Annotated[
+        list[str] | None,
+        Option("--also", metavar="MODEL", help="Further CLIP model that templates are scored with; may be repeated."),
+    ] = None,
+    across: Annotated[
+        Across,
+        Option("--across", help="With --also: score a template by its mean over the models, or by its worst one."),
+    ] = "mean",
     template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
     initial_templates: Annotated[
         list[str] | None,
@@ -117,43 +100,40 @@ def optimize(
             "may be repeated.",
         ),
     ] = None,
-    shots: inputs.Shots = "16",
-    test: inputs.Test = None,
-    val: inputs.Val = None,
-    test_data: inputs.TestData = None,
-    min_images: inputs.MinImages = 1,
-    image: inputs.ImageColumn = None,
-    label: inputs.LabelColumn = None,
-    base: inputs.Base = None,
-    classes: inputs.Classes = None,
+    parts: inputs.SplitOptions,
+    images: inputs.ImageOptions,
     class_texts: inputs.ClassTexts = None,
-    split: inputs.Split = None,
     base_novel: Annotated[
         bool, Option("--base-novel", help="Search on one half of the classes, test on both halves.")
     ] = False,
-    steps: opt.Steps = None,
-    auto: Annotated[Auto | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
+    steps: Annotated[
+        int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")
+    ] = None,
+    auto: Annotated[SearchPreset | None, Option(help="Preset for --steps: 20, 50 or 100.")] = None,
     prompts_per_step: opt.PerStep = OptimizerConfig.prompts_per_step,
     history_size: opt.HistorySize = OptimizerConfig.history_size,
-    choose: opt.Choose = opt.ChoiceRule.PLAINEST,
-    tolerance: opt.Tolerance = OptimizerConfig.tolerance,
-    objective: goals.Objective = goals.ObjectiveName.ACCURACY,
-    costs: goals.Costs = None,
-    min_recall: goals.MinRecall = None,
-    ensemble: opt.Ensemble = OptimizerConfig.ensemble,
-    optimize: opt.Optimize = None,
-    candidates: opt.Candidates = None,
-    max_recall_drop: opt.MaxRecallDrop = OptimizerConfig.max_recall_drop,
-    polish: opt.Polish = OptimizerConfig.polish,
-    images_in_request: opt.ImagesInRequest = OptimizerConfig.images_in_request,
+    search: opt.SearchOptions,
+    optimize: Annotated[
+        list[Part] | None,
+        Option(
+            help="What to search: the template, or class_texts, the words that stand for the classes; may be repeated.",
+            show_default="template",
+        ),
+    ] = None,
+    candidates: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Texts to try for labels with --optimize class_texts: JSON with a list of texts for each label, or "
+            "CSV with the columns label and text.",
+        ),
+    ] = None,
+    max_recall_drop: Annotated[
+        float,
+        Option(min=0, help="Points by which the recall of any class may fall by new words for another one."),
+    ] = OptimizerConfig.max_recall_drop,
     patience: Annotated[int | None, Option(min=1, help="Stop after this many steps without improvement.")] = None,
-    seed: opt.Seed = 0,
     max_described_images: opt.DescribedImages = OptimizerConfig.max_described_images,
-    max_lm_calls: opt.MaxCalls = None,
-    max_tokens: opt.MaxTokens = None,
-    max_cost: opt.MaxCost = None,
-    max_seconds: opt.MaxSeconds = None,
-    max_consecutive_errors: opt.MaxErrors = OptimizerConfig.max_consecutive_errors,
     prefetch: Annotated[
         bool | None,
         Option(
@@ -165,16 +145,17 @@ def optimize(
     ray_workers: opt.RayWorkers = None,
     cpus_per_worker: opt.RayCpus = None,
     gpus_per_worker: opt.RayGpus = None,
-    store: opt.RayStore = None,
-    ray_images: opt.RayImages = None,
-    log_dir: opt.LogDir = None,
-    allow_config_changes: opt.AllowChanges = False,
-    dry_run: Annotated[
-        bool,
+    store: Annotated[
+        Path | None, Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
+    ] = None,
+    ray_images: Annotated[
+        str | None,
         Option(
-            "--dry-run", help="Check the CLIP model, and print the expected calls, tokens and cost; send no requests."
+            help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet "
+            "shards, e.g. 'shards/*.tar', which only the workers read.",
         ),
-    ] = False,
+    ] = None,
+    dry_run: opt.DryRun = False,
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -186,35 +167,24 @@ def optimize(
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
 
-    sets = inputs.read_sets(
-        data,
-        inputs.data_options(image, label, base, classes, split),
-        shots=inputs.shots_of(shots),
-        test=test,
-        val=val,
-        test_data=test_data,
-        min_images=min_images,
-        seed=seed,
-        halves=base_novel,
-    )
+    sets = parts.read(data, images, seed=search.seed, halves=base_novel)
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
-    tested = [name for images in sets.tests.values() for name in images.classes]
+    tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
-    program = ClipClassifier(named, template=template, model=model, pretrained=pretrained, device=device)
+    several = parts.multi_label
+    program = ClipClassifier(
+        named, template=template, model=model, pretrained=pretrained, device=device, multi_label=several
+    )
     if dry_run and (weights := weights_of(model, pretrained)) is not None:
         check_weights(model, weights)  # a run loads them
-    options = (
-        opt.ipo_options(ctx)
-        | _models(ctx)
-        | goals.objective_arguments(ctx)
-        | {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
-    )
-    options["optimize"] = tuple(map(str, optimize or (opt.Part.TEMPLATE,)))
+    options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | search.arguments()
+    options |= {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
+    options["optimize"] = tuple(map(str, optimize or (Part.TEMPLATE,)))
     options["candidates"] = None if candidates is None else load_class_texts(candidates)
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
-    folder = log_dir or runs.next_free_folder("runs", data.stem or "run")
+    folder = search.log_dir or runs.next_free_folder("runs", data.stem or "run")
     _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run)
 
 
@@ -232,9 +202,8 @@ def _run(
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.run.journal import FILE_NAME
 
-    if (
-        note := choice_text.imbalance(list(Counter(sets.train.labels()).values()), options["objective"])
-    ) and not as_json:
+    note = choice_text.imbalance([*filter(None, sets.train.counts().values())], options["objective"])
+    if note and not (as_json or program.multi_label):
         show.note(note)
     tested = [name for images in sets.tests.values() for name in images.classes]
     options = goals.of_searched(options, sets.train.classes, tested)
@@ -271,7 +240,7 @@ def _run(
         raise Exit(code)
 
 
-def _stop_reason(result: "runs.RunSummary") -> str:
+def _stop_reason(result: "RunSummary") -> str:
     """Return the reason why a run stopped early; empty if it did not."""
     status = result.details.status
     if status == "errors":
@@ -283,23 +252,21 @@ def _stop_reason(result: "runs.RunSummary") -> str:
     return "" if status in ("finished", "exhausted") else f"--{status.replace('_', '-')} reached; raise it"
 
 
-def _models(ctx: Context) -> dict[str, Any]:
+def _models(lms: opt.LanguageModels, request_mode: opt.Mode, num_threads: int | None = None) -> dict[str, Any]:
     """Return the arguments of `IPO` for the proposer and the describer."""
     from ipo_dspy.lms import build_lm
     from ipo_dspy.proposers import LMProposer
 
-    lms: dict[str, Any] = {}
-    for role in ("prompt_model", "description_model"):
-        option, name = f"--{role.replace('_', '-')}", ctx.params[role]
-        lm_settings = opt.settings(ctx.params[f"{role}_kwargs"], f"{option}-kwargs")
+    built: list[dspy.BaseLM | None] = []
+    for option, name, lm_settings in lms:
         if lm_settings and not name:
             raise InputError(f"{option}-kwargs {next(iter(lm_settings))}=... needs a model; pass {option} NAME")
-        lms[role] = build_lm(name, role=role, settings=lm_settings) if name else None
-    proposer: Any = "evolution"
-    request_mode: Any = str(ctx.params["request_mode"])  # a member of the enumeration only since typer 0.29
-    if lms["prompt_model"] is not None:
-        num_threads = ctx.params.get("num_threads")
-        proposer = LMProposer(lms["prompt_model"], request_mode=request_mode, num_threads=num_threads)
-    elif request_mode != opt.RequestMode.AUTO:
+        role = option.lstrip("-").replace("-", "_")
+        built.append(build_lm(name, role=role, settings=lm_settings) if name else None)
+    prompt_model, description_model = built
+    if prompt_model is not None:
+        proposer = LMProposer(prompt_model, request_mode=request_mode, num_threads=num_threads)
+        return {"proposer": proposer, "description_model": description_model}
+    if request_mode != "auto":
         raise InputError(f"--request-mode {request_mode} needs a language model; pass --prompt-model NAME")
-    return {"proposer": proposer, "description_model": lms["description_model"]}
+    return {"proposer": "evolution", "description_model": description_model}

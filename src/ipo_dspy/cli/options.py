@@ -2,16 +2,23 @@
 
 import inspect
 import json
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Context, Option
 
 from ipo_dspy._internal.secrets import names_secret
+from ipo_dspy.cli.objective_options import Goal
+from ipo_dspy.cli.progress import spinner
 from ipo_dspy.clip.weights import DEFAULT_MODEL as DEFAULT_MODEL
 from ipo_dspy.clip.weights import DEFAULT_PRETRAINED as DEFAULT_PRETRAINED
 from ipo_dspy.errors import InputError
+from ipo_dspy.optimizer.config import ChoiceRule, OptimizerConfig
+
+if TYPE_CHECKING:
+    from ipo_dspy.classifier import ClipClassifier
 
 
 def ipo_options(ctx: Context) -> dict[str, Any]:
@@ -19,37 +26,7 @@ def ipo_options(ctx: Context) -> dict[str, Any]:
     from ipo_dspy.optimizer.ipo import IPO
 
     arguments = inspect.signature(IPO).parameters.keys() - {"prompt_model", "description_model", "log_dir"}
-    return {name: getattr(value, "value", value) for name, value in ctx.params.items() if name in arguments}
-
-
-class ChoiceRule(StrEnum):
-    """Rules that select a template."""
-
-    PLAINEST = "plainest"
-    BEST = "best"
-
-
-class Part(StrEnum):
-    """Parts of a classifier that are searched."""
-
-    TEMPLATE = "template"
-    CLASS_TEXTS = "class_texts"
-
-
-class Across(StrEnum):
-    """Ways to combine the scores under several models."""
-
-    MEAN = "mean"
-    WORST = "worst"
-
-
-class RequestMode(StrEnum):
-    """Modes of requesting templates from a language model."""
-
-    AUTO = "auto"
-    BATCH = "batch"
-    SAMPLES = "samples"
-    SINGLE = "single"
+    return {name: value for name, value in ctx.params.items() if name in arguments}
 
 
 Data = Annotated[
@@ -80,85 +57,21 @@ DescriptionModelKwargs = Annotated[
 Model = Annotated[
     str, Option(help="CLIP model: open_clip name, local-dir:PATH, hf-hub:NAME, transformers:NAME_OR_FOLDER, or demo.")
 ]
-OtherModel = Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")]
-AllowDownload = Annotated[
-    bool,
-    Option("--allow-download", help="Download the model that the program file names, without your Hugging Face token."),
-]
 Pretrained = Annotated[str | None, Option(help="open_clip tag or checkpoint path.")]
 Device = Annotated[str, Option(help="PyTorch device, or auto.")]
-Steps = Annotated[int | None, Option(min=0, help="Search steps; each asks the proposer once.", show_default="100")]
 PerStep = Annotated[int, Option(min=1, help="Templates proposed per step.")]
 HistorySize = Annotated[int, Option(min=0, help="Number of best earlier templates shown to the proposer.")]
-Choose = Annotated[
-    ChoiceRule,
-    Option(
-        help="Select the template with the fewest words of those that cannot be told apart from the one with the "
-        "lowest loss (plainest), or the most accurate one on the images that decide (best)."
-    ),
-]
-Tolerance = Annotated[
-    float, Option(min=0, help="Standard errors by which the plainest template may be worse than the leading one.")
-]
-Also = Annotated[
-    list[str] | None,
-    Option("--also", metavar="MODEL", help="Further CLIP model that templates are scored with; may be repeated."),
-]
-AcrossModels = Annotated[
-    Across, Option("--across", help="With --also: score a template by its mean over the models, or by its worst one.")
-]
-Ensemble = Annotated[int, Option(min=1, help="Maximum number of lines of the template.")]
-Polish = Annotated[
-    bool, Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates.")
-]
-Optimize = Annotated[
-    list[Part] | None,
-    Option(
-        help="What to search: the template, or class_texts, the words that stand for the classes; may be repeated.",
-        show_default="template",
-    ),
-]
-Candidates = Annotated[
-    Path | None,
-    Option(
-        metavar="FILE",
-        help="Texts to try for labels with --optimize class_texts: JSON with a list of texts for each label, or CSV "
-        "with the columns label and text.",
-    ),
-]
-MaxRecallDrop = Annotated[
-    float,
-    Option(min=0, help="Points by which the recall of any class may fall by new words for another one."),
-]
-ImagesInRequest = Annotated[
-    int,
-    Option(
-        min=0,
-        help="Maximum number of training images that --prompt-model is shown in each request: those that the best "
-        "template gets most confidently wrong. They are sent to it.",
-    ),
-]
-Seed = Annotated[int, Option(min=0, help="Random seed.")]
 Mode = Annotated[
-    RequestMode,
+    Literal["auto", "batch", "samples", "single"],
     Option(
         help="Templates of a step: batch (all in one response), samples (of one prompt), or single (one prompt each)."
     ),
 ]
 DescribedImages = Annotated[int, Option(min=0, help="Maximum number of training images to describe.")]
-MaxCalls = Annotated[int | None, Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")]
-MaxTokens = Annotated[int | None, Option(min=1, help="Maximum number of prompt and completion tokens.")]
-MaxCost = Annotated[float | None, Option(help="Maximum cost in USD, by LiteLLM's prices.")]
-MaxSeconds = Annotated[float | None, Option(help="Maximum wall-clock seconds, summed over all sessions.")]
-MaxErrors = Annotated[int, Option(min=1, help="Stop after this many consecutive LLM errors.")]
 AllowChanges = Annotated[bool, Option("--allow-config-changes", help="Resume a run even if its settings have changed.")]
-DryRun = Annotated[bool, Option("--dry-run", help="Print the expected calls, tokens and cost; send no requests.")]
-LogDir = Annotated[
-    Path | None,
-    Option(
-        help="Folder for journal, program and report; an unfinished run in it is resumed.",
-        show_default="a new one in runs/",
-    ),
+DryRun = Annotated[
+    bool,
+    Option("--dry-run", help="Check the CLIP model, and print the expected calls, tokens and cost; send no requests."),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 SkipUnreadable = Annotated[bool, Option("--skip-unreadable", help="Skip and count unreadable images.")]
@@ -171,17 +84,92 @@ RayWorkers = Annotated[
 ]
 RayCpus = Annotated[int | None, Option("--ray-cpus", min=1, help="CPUs per worker.", show_default="1")]
 RayGpus = Annotated[float | None, Option("--ray-gpus", min=0, help="GPUs per worker, for encoding.", show_default="0")]
-RayStore = Annotated[
-    Path | None, Option("--ray-store", help="Folder on all nodes that keeps image features between runs.")
-]
-RayImages = Annotated[
-    str | None,
-    Option(
-        "--ray-images",
-        help="Score candidates on these images instead of DATA: a folder, a table, or webdataset or parquet shards, "
-        "e.g. 'shards/*.tar', which only the workers read.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The CLIP model of a saved program."""
+
+    model: Annotated[str | None, Option("--model", help="Override the CLIP model stored in the program.")] = None
+    pretrained: Pretrained = None
+    device: Device = "auto"
+    allow_download: Annotated[
+        bool,
+        Option(
+            "--allow-download", help="Download the model that the program file names, without your Hugging Face token."
+        ),
+    ] = False
+
+    def load(self, program: str | Path) -> "ClipClassifier":
+        """Load a saved program and its model."""
+        from ipo_dspy.classifier import ClipClassifier
+
+        with spinner("Loading the model ..."):
+            classifier = ClipClassifier.from_file(program, **vars(self))
+            _ = classifier.backbone
+        return classifier
+
+
+@dataclass(frozen=True)
+class LanguageModels:
+    """The language models of a run, and their settings."""
+
+    prompt_model: PromptModel = None
+    description_model: DescriptionModel = None
+    prompt_model_kwargs: PromptModelKwargs = None
+    description_model_kwargs: DescriptionModelKwargs = None
+
+    def __iter__(self) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+        """Yield the option, the name, and the settings of each model."""
+        prompt_settings = settings(self.prompt_model_kwargs, "--prompt-model-kwargs")
+        yield "--prompt-model", self.prompt_model, prompt_settings
+        description_settings = settings(self.description_model_kwargs, "--description-model-kwargs")
+        yield "--description-model", self.description_model, description_settings
+
+
+@dataclass(frozen=True)
+class SearchOptions(Goal):
+    """The options of a search that `demo` and `optimize` share."""
+
+    choose: Annotated[
+        ChoiceRule,
+        Option(
+            help="Select the template with the fewest words of those that cannot be told apart from the one with the "
+            "lowest loss (plainest), or the most accurate one on the images that decide (best)."
+        ),
+    ] = "plainest"
+    tolerance: Annotated[
+        float, Option(min=0, help="Standard errors by which the plainest template may be worse than the leading one.")
+    ] = OptimizerConfig.tolerance
+    ensemble: Annotated[int, Option(min=1, help="Maximum number of lines of the template.")] = OptimizerConfig.ensemble
+    polish: Annotated[
+        bool,
+        Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates."),
+    ] = OptimizerConfig.polish
+    images_in_request: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Maximum number of training images that --prompt-model is shown in each request: those that the best "
+            "template gets most confidently wrong. They are sent to it.",
+        ),
+    ] = OptimizerConfig.images_in_request
+    seed: Annotated[int, Option(min=0, help="Random seed.")] = 0
+    max_lm_calls: Annotated[int | None, Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")] = None
+    max_tokens: Annotated[int | None, Option(min=1, help="Maximum number of prompt and completion tokens.")] = None
+    max_cost: Annotated[float | None, Option(help="Maximum cost in USD, by LiteLLM's prices.")] = None
+    max_seconds: Annotated[float | None, Option(help="Maximum wall-clock seconds, summed over all sessions.")] = None
+    max_consecutive_errors: Annotated[int, Option(min=1, help="Stop after this many consecutive LLM errors.")] = (
+        OptimizerConfig.max_consecutive_errors
+    )
+    log_dir: Annotated[
+        Path | None,
+        Option(
+            help="Folder for journal, program and report; an unfinished run in it is resumed.",
+            show_default="a new one in runs/",
+        ),
+    ] = None
+    allow_config_changes: AllowChanges = False
 
 
 def ray_arguments(

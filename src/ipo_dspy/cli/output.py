@@ -17,7 +17,7 @@ from ipo_dspy.run.budget import Budget, Usage
 from ipo_dspy.scoring.objectives import ObjectiveText
 
 if TYPE_CHECKING:
-    from ipo_dspy.cli.run_command import RunSummary
+    from ipo_dspy.cli.run_summary import RunSummary
     from ipo_dspy.optimizer.cost_estimate import Estimate
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.scoring.intervals import Interval
@@ -31,7 +31,7 @@ def write_json(value: Any) -> None:
 
 def run_summary(result: "RunSummary", limits: Budget) -> None:
     """Print the scores of each template on every set of images, the usage, and the files."""
-    details, spent, imagenet = result.details, result.details.spent, result.imagenet
+    details, spent, imagenet = result.details, result.details.spent, result.final.imagenet
     labels, published = {"start": "start", "best": "best"}, []
     if imagenet is not None:
         count = len(imagenet.ensemble.lines)
@@ -74,8 +74,8 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
 
 def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
     """Print a column for each set of images and a row for each template, with these labels by role."""
-    scores, harmonic = result.scores, result.harmonic or {}
-    gains = {name: scores[name]["best"].accuracy - scores[name]["start"].accuracy for name in result.intervals}
+    scores, intervals, harmonic = result.final.scores, result.final.intervals, result.final.harmonic or {}
+    gains = {name: scores[name]["best"].accuracy - scores[name]["start"].accuracy for name in intervals}
     accuracies = {role: {name: f"{scores[name][role].accuracy:.2f}" for name in scores} for role in labels}
     title, columns = "accuracy in percent, loss in nats", [*scores]
     if harmonic:
@@ -83,10 +83,10 @@ def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
         gains["H"] = harmonic["best"] - harmonic["start"]
         accuracies = {role: {**cells, "H": f"{harmonic[role]:.2f}"} for role, cells in accuracies.items()}
     table = {
-        "images": {name: str(count) for name, count in result.images.items()},
+        "images": {name: str(count) for name, count in result.final.images.items()},
         **{labels[role]: cells for role, cells in accuracies.items()},
         # Images that chose the template would flatter it, so only test images have these two.
-        "95 %": {name: _interval(interval) for name, interval in result.intervals.items()},
+        "95 %": {name: _interval(interval) for name, interval in intervals.items()},
         "gain": {name: f"{gain:.2f}" for name, gain in gains.items()},
         **_objective_rows(result, labels),
         **{f"loss, {labels[role]}": {name: f"{scores[name][role].loss:.3f}" for name in scores} for role in labels},
@@ -110,7 +110,7 @@ def _encoders(search: "SearchResult") -> None:
 
 def _objective_rows(result: "RunSummary", labels: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return a row with the values of another objective than accuracy and loss for each template, and missed floors."""
-    objective, scores = result.details.searches[0].choice.objective, result.scores
+    objective, scores = result.details.searches[0].choice.objective, result.final.scores
     text = ObjectiveText.of(objective)
     table = {}
     for role, label in labels.items():

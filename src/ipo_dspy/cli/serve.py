@@ -13,15 +13,13 @@ from ipo_dspy.errors import missing_package
 
 def serve(
     program: opt.Program,
+    *,
     host: Annotated[
         str, Option(help="Address to listen on; others than this machine's own need a token.")
     ] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 is a free one.")] = 8000,
     workers: Annotated[int, Option(min=1, help="Number of processes, each with its own copy of the model.")] = 1,
-    model: opt.OtherModel = None,
-    pretrained: opt.Pretrained = None,
-    device: opt.Device = "auto",
-    allow_download: opt.AllowDownload = False,
+    clip: opt.SavedModel,
     max_megabytes: Annotated[float, Option(min=0.001, help="Largest body of a request.")] = 32,
     max_megapixels: Annotated[
         float, Option(min=0.001, max=89, help="Largest image, width times height; at most 89.")
@@ -49,14 +47,7 @@ def serve(
         waiting_images=max(usual.waiting_images, max_images),
         waiting_bytes=max(usual.waiting_bytes, 2 * body_bytes),  # a body, and what it was before compression
     )
-    load = functools.partial(
-        ClipClassifier.from_file,
-        program.absolute(),
-        model=model,
-        pretrained=pretrained,
-        device=device,
-        allow_download=allow_download,
-    )
+    load = functools.partial(ClipClassifier.from_file, program.absolute(), **vars(clip))
     token = server.read_token()
     with server.listen(host, port, token=token) as listener:
         shown = f"[{host}]" if ":" in host else host

@@ -10,6 +10,7 @@ from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_tes
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
+from ipo_dspy.data.label_sets import label_sets_catalog, load_label_sets
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
@@ -30,11 +31,13 @@ __all__ = [
     "few_shot",
     "find_benchmark",
     "find_split",
+    "label_sets_catalog",
     "load_benchmark",
     "load_hub",
     "load_image_folder",
     "load_image_table",
     "load_images",
+    "load_label_sets",
     "load_webdataset",
     "open_images",
     "split_classes",

@@ -40,6 +40,8 @@ class DataOptions(TypedDict, total=False):
 class ImageDataset(list[dspy.Example]):
     """Examples with the fields `image` (the input), `label` (a class name) and `source`, plus `classes`.
 
+    A label may also be a list of class names; see `load_label_sets`.
+
     `source` identifies the image in reports: a path, or ``FILE.parquet#ROW`` with rows counted from 0. Slices, copies
     and sums keep `classes`; ``sorted`` and ``*`` return plain lists.
 
@@ -60,8 +62,8 @@ class ImageDataset(list[dspy.Example]):
         self.classes = tuple(classes)
         known = set(self.classes)
         for item in self:
-            if item.label not in known:
-                raise DataError(f"image {item.source!r} has {unknown_class(item.label, self.classes)}")
+            if unknown := [label for label in _label_list(item.label) if label not in known]:
+                raise DataError(f"image {item.source!r} has {unknown_class(unknown[0], self.classes)}")
 
     def labels(self) -> list[str]:
         """Return the class name of each image."""
@@ -69,7 +71,7 @@ class ImageDataset(list[dspy.Example]):
 
     def counts(self) -> dict[str, int]:
         """Return the number of images per class, in the order of `classes`; 0 for a class without images."""
-        counts = Counter(self.labels())
+        counts = Counter(label for item in self for label in _label_list(item.label))
         return {name: counts[name] for name in self.classes}
 
     def split(self, *, test: float, shots: int | None = None, seed: int = 0) -> tuple["ImageDataset", "ImageDataset"]:
@@ -216,7 +218,11 @@ def accept_test_argument(load: Callable[_P, ImageDataset]) -> Callable[_P, Image
     return loader
 
 
-def example(image: Any, label: str, source: str | None = None) -> dspy.Example:
+def _label_list(label: str | list[str]) -> list[str]:
+    return label if isinstance(label, list) else [label]
+
+
+def example(image: Any, label: str | list[str], source: str | None = None) -> dspy.Example:
     """Return an example; `source` defaults to the image path."""
     where = image if source is None else source
     return dspy.Example(image=image, label=label, source=where).with_inputs("image")

@@ -85,7 +85,7 @@ def table_catalog(path: str | PathLike[str], **options: Unpack[DataOptions]) -> 
     """Return the catalog of a table; see `load_image_table`."""
     table = open_table(Path(path).expanduser())
     columns = find_columns(table, options.get("image", "auto"), options.get("label", "auto"))
-    rows, folder = rows_of_split(table, columns, options.get("split")), _base_folder(table, options.get("base"))
+    rows, folder = rows_of_split(table, columns, options.get("split")), base_folder(table, options.get("base"))
     return catalog_of(table, *columns, rows, folder, classes=options.get("classes"))
 
 
@@ -103,7 +103,7 @@ def catalog_of(
 
     def build(drawn: Sequence[int]) -> ImageDataset:
         in_order = sorted(drawn, key=lambda at: positions[at])  # rows are read fastest in order
-        items = {at: _example(table, positions[at], cells(positions[at]), labels[at], folder) for at in in_order}
+        items = {at: table_example(table, positions[at], cells(positions[at]), labels[at], folder) for at in in_order}
         return ImageDataset((items[at] for at in drawn), classes=names)
 
     return Catalog(names, labels, build)
@@ -146,7 +146,8 @@ def _no_column(table: ImageTable, missing: Mapping[str, str], taken: Collection[
     return DataError(fact, hint=Hint(f"pass {'it' if len(missing) == 1 else 'both'}, e.g. {named}", **remedies))
 
 
-def _base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
+def base_folder(table: ImageTable, base: str | PathLike[str] | None) -> Path:
+    """Return the folder that image paths of a table are relative to."""
     folder = table.path.parent if base is None else Path(base).expanduser()
     if not folder.is_dir():
         hint = "pass the folder that image paths are relative to"
@@ -236,7 +237,8 @@ def _whole(path: str) -> str:
     return shorten(path) if len(path) > LONGEST_PATH else repr(path)
 
 
-def _example(table: ImageTable, row: int, cell: Any, label: str, folder: Path) -> dspy.Example:
+def table_example(table: ImageTable, row: int, cell: Any, label: str | list[str], folder: Path) -> dspy.Example:
+    """Return the example of a row with the image `cell`, whose path is relative to `folder`."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes) and data:
         return example(dspy.Image(_data_uri(data)), label, table.source(row))

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ipo_dspy._internal.file_io import atomic_write, open_regular
 from ipo_dspy._internal.json_input import has_type, parse_json
@@ -27,6 +27,7 @@ _TYPES: Mapping[str, Any] = MappingProxyType(
     {
         **dict.fromkeys(("logit_scale", "logit_bias", "temperature", "threshold"), float),
         "unknown_label": str | None,
+        "threshold_score": str,
         "multi_label": bool,
         "class_texts": list[list[str]],
         "preprocessing": dict[str, Any] | None,
@@ -92,6 +93,7 @@ def read_npz(path: str | os.PathLike[str]) -> "ClassWeights":
         for name, value in values.items():
             if value.ndim == 0:
                 values[name] = value.item() if value.dtype.kind in "bf" else parse_json(str(value))
+        values.setdefault("threshold_score", "confidence")  # files of earlier versions
         lists = {name: tuple(map(str, values[name])) for name in ("labels", "template")}
         _check(values, len(lists["labels"]))
         return ClassWeights(**{**values, **lists, "class_texts": tuple(map(tuple, values["class_texts"]))})
@@ -105,9 +107,13 @@ def _check(values: Mapping[str, Any], classes: int) -> None:
     """Raise a ValueError if values are not those of a classifier with this number of classes."""
     import numpy as np
 
+    from ipo_dspy.scoring.calibrator import ThresholdScore
+
     for name, annotation in _TYPES.items():
         if not has_type(values[name], annotation, largest=math.inf):
             raise ValueError(f"{name} is of another type, or not finite")
+    if values["threshold_score"] not in get_args(ThresholdScore):
+        raise ValueError("threshold_score is unknown")
     width = np.shape(values["class_embeddings"])[-1]
     for name, shape in {"class_embeddings": (classes, width), "class_weights": (classes,)}.items():
         array = np.asarray(values[name])

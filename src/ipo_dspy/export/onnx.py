@@ -45,11 +45,12 @@ def check_onnx(opset: int) -> None:
 
 
 def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, opset: int = OPSET) -> None:
-    """Write a model with the input `pixels` [N, 3, H, W] for any N, and two outputs, all float32.
+    """Write a model with the input `pixels` [N, 3, H, W] for any N, and three outputs, all float32.
 
-    The outputs are `probabilities` [N, C], those of `ClassWeights.probabilities`; and `image_features` [N, D],
-    normalized. The metadata has each field of `ClassWeights.plain` as JSON. Weights of more than 1 GB are in a second
-    file, `path` with `.data` added, which must stay next to the first.
+    The outputs are `probabilities` [N, C], those of `ClassWeights.probabilities`; `image_features` [N, D], normalized;
+    and `scores` [N], those of `ClassWeights.scores`, which are compared with the threshold. The metadata has each field
+    of `ClassWeights.plain` as JSON. Weights of more than 1 GB are in a second file, `path` with `.data` added, which
+    must stay next to the first.
 
     Args:
         weights: the classifier without its image tower.

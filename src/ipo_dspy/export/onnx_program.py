@@ -29,7 +29,7 @@ _LIBRARIES = ("torch", "onnxscript", "onnx_ir")
 
 
 class PixelClassifier(nn.Module):
-    """Pixels [N, 3, H, W] to probabilities [N, C] and normalized image features [N, D], in float32 on the CPU."""
+    """Pixels [N, 3, H, W] to probabilities [N, C], features [N, D] and scores [N], in float32 on the CPU."""
 
     columns: Tensor  # [D, C]
     offsets: Tensor  # [C]
@@ -39,16 +39,23 @@ class PixelClassifier(nn.Module):
         is_plain = backbone.device.type == "cpu" and backbone.dtype == torch.float32
         self.model = backbone.model if is_plain else copy.deepcopy(backbone.model).to("cpu", torch.float32)
         self.multi_label = weights.multi_label
+        self.in_distribution = weights.threshold_score == "in_distribution"
         columns = weights.class_embeddings.T * (weights.logit_scale / weights.temperature)
         offsets = weights.logit_bias / weights.temperature + np.log(weights.class_weights)
         self.register_buffer("columns", torch.from_numpy(columns).float())
         self.register_buffer("offsets", torch.from_numpy(offsets).float())
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities, after temperature and class weights, and features."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities, after temperature and class weights, normalized features, and scores."""
         features = F.normalize(self.model.encode_image(pixels, normalize=False), dim=-1)
         logits = features @ self.columns + self.offsets
-        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1), features
+        probabilities = logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+        scores = probabilities.amax(dim=1)
+        if self.in_distribution:
+            highest, best = logits.max(dim=1, keepdim=True)
+            is_best = torch.arange(logits.shape[1], device=logits.device) == best  # [N, C]
+            scores = 2 * highest[:, 0] - logits.masked_fill(is_best, float("-inf")).logsumexp(dim=1)
+        return probabilities, features, scores
 
     def describe(self, name: str) -> str:
         """Return the kind of image tower, or of a model of transformers, and the model's name, for messages."""
@@ -77,7 +84,7 @@ def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Ten
                 (pixels,),
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 input_names=["pixels"],
-                output_names=["probabilities", "image_features"],
+                output_names=["probabilities", "image_features", "scores"],
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

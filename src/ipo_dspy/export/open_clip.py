@@ -38,11 +38,12 @@ with torch.no_grad():
         rows.append(torch.nn.functional.normalize(model.encode_text(prompts, normalize=True).mean(dim=0), dim=0))
     for path in sys.argv[1:]:
         image = preprocess(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))[None]
-        logits = LOGIT_SCALE * (model.encode_image(image, normalize=True) @ torch.stack(rows).T)[0] + LOGIT_BIAS
+        features = model.encode_image(image, normalize=True)
+        logits = LOGIT_SCALE * (features @ torch.stack(rows).T)[0] + LOGIT_BIAS{calibrate}
 {answer}
 '''
 _LABEL = """\
-        confidence, best = {probabilities}.max(dim=0)
+        confidence, best = logits.softmax(dim=0).max(dim=0)
         print(path, {label}, f"{{confidence:.4f}}", sep="\\t")"""
 _LABELS = """\
         for label, probability in zip(CLASSES, logits.sigmoid()):
@@ -78,17 +79,20 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
         "LOGIT_SCALE": weights.logit_scale,
         "LOGIT_BIAS": weights.logit_bias,
     }
-    answer = {"probabilities": "logits.softmax(dim=0)", "label": "list(CLASSES)[best]", "present": PRESENT}
+    answer = {"calibrate": "", "label": "list(CLASSES)[best]", "present": PRESENT}
     if weights.can_change_labels or weights.temperature != 1:
         constants |= {"TEMPERATURE": weights.temperature, "CLASS_WEIGHTS": weights.class_weights.tolist()}
         constants |= {"THRESHOLD": weights.threshold, "UNKNOWN_LABEL": weights.unknown_label}
-        answer["probabilities"] = "(logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()).softmax(dim=0)"
-        answer["label"] = "UNKNOWN_LABEL if confidence < THRESHOLD else list(CLASSES)[best]"
+        answer["calibrate"] = "\n        logits = logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()"
+        others = "logits.sort().values[:-1].logsumexp(dim=0)"
+        scores = {"confidence": "confidence", "in_distribution": f"2 * logits.max() - {others}"}
+        answer["label"] = f"UNKNOWN_LABEL if {scores[weights.threshold_score]} < THRESHOLD else list(CLASSES)[best]"
     script = _SCRIPT.format(
         constants="\n".join(
             f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()
         ),
         placeholder=PLACEHOLDER,
+        calibrate=answer["calibrate"],
         answer=(_LABELS if weights.multi_label else _LABEL).format(**answer),
     )
     atomic_write(path, script.encode())

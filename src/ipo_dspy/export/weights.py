@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ipo_dspy.argument_checks import invalid
-from ipo_dspy.scoring.calibration import Scaling, log_softmax
+from ipo_dspy.errors import InputError
+from ipo_dspy.scoring.calibration import Scaling, in_distribution_scores, log_softmax
+from ipo_dspy.scoring.calibrator import ThresholdScore
 from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.template import Template
 
@@ -30,7 +32,8 @@ class ClassWeights:
         logit_bias: added to the logits.
         temperature: divides the logits.
         class_weights: [C] float64; factors of the probabilities, 1 without calibration.
-        threshold: an image with a lower confidence belongs to none of the classes.
+        threshold: an image with a lower score belongs to none of the classes; 0 without a threshold.
+        threshold_score: the score: `confidence` or `in_distribution`, see `scores`.
         unknown_label: label of such an image.
         multi_label: every class has a probability of its own, and an image several labels or none.
         template: lines of the prompt template, with `<CLASS>`.
@@ -44,8 +47,8 @@ class ClassWeights:
     >>> weights = task.program.class_weights()
     >>> weights.class_embeddings.shape
     (25, 128)
-    >>> probabilities = weights.probabilities(weights.class_embeddings)  # of images that look just like the classes
-    >>> weights.labels_of(probabilities) == list(task.classes)
+    >>> features = weights.class_embeddings  # of images that look just like the classes
+    >>> weights.labels_of(weights.probabilities(features), weights.scores(features)) == list(task.classes)
     True
     """
 
@@ -62,6 +65,7 @@ class ClassWeights:
     class_texts: tuple[tuple[str, ...], ...]
     preprocessing: Mapping[str, Any] | None
     model: Mapping[str, str]
+    threshold_score: ThresholdScore = "confidence"
 
     @property
     def prompts(self) -> tuple[tuple[str, ...], ...]:
@@ -72,7 +76,7 @@ class ClassWeights:
     @property
     def can_change_labels(self) -> bool:
         """True if a calibration has class weights or a threshold; a temperature alone changes no label."""
-        return self.threshold > 0 or bool((self.class_weights != 1).any())
+        return self.threshold != 0 or bool((self.class_weights != 1).any())
 
     def probabilities(self, image_features: ArrayLike) -> NDArray[np.float64]:
         """Return the probabilities [N, C] of image features [N, D] of the same model, normalized or not.
@@ -83,6 +87,23 @@ class ClassWeights:
         Raises:
             InputError: features of another shape.
         """
+        logits = self._logits(image_features)
+        return np.asarray(np.exp(-np.logaddexp(0.0, -logits)) if self.multi_label else np.exp(log_softmax(logits)))
+
+    def scores(self, image_features: ArrayLike) -> NDArray[np.float64]:
+        """Return the scores [N] of image features [N, D] that are compared with the threshold; see `threshold_score`.
+
+        They are the highest probabilities, or the highest logits plus the log-odds of these, after calibration.
+
+        Raises:
+            InputError: features of another shape.
+        """
+        if self.threshold_score == "confidence":
+            return np.asarray(self.probabilities(image_features).max(axis=1))
+        return in_distribution_scores(self._logits(image_features))
+
+    def _logits(self, image_features: ArrayLike) -> NDArray[np.float64]:
+        """Return the calibrated logits, [N, C]."""
         features = np.asarray(image_features, dtype=np.float64)
         width = self.class_embeddings.shape[1]
         if features.ndim != 2 or features.shape[1] != width:
@@ -91,14 +112,18 @@ class ClassWeights:
         norms = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         similarities = (features / norms) @ self.class_embeddings.T  # [N, C]
         logits = self.logit_scale * similarities + self.logit_bias
-        if self.multi_label:
-            return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))  # the sigmoid
-        return np.exp(log_softmax(Scaling(self.temperature, np.log(self.class_weights)).apply(logits)))
+        return Scaling(self.temperature, np.log(self.class_weights)).apply(logits)
 
-    def labels_of(self, probabilities: ArrayLike) -> list[str | None] | list[list[str]]:
+    def labels_of(
+        self, probabilities: ArrayLike, scores: ArrayLike | None = None
+    ) -> list[str | None] | list[list[str]]:
         """Return the label of each row of probabilities [N, C]; of several classes with the highest, the first.
 
-        Below the threshold it is `unknown_label`. With `multi_label` it is a list of labels, the most probable first.
+        It is `unknown_label` if the score, of those that `scores` returns, [N], is below the threshold. With
+        `multi_label` it is a list of labels, the most probable first.
+
+        Raises:
+            InputError: no scores, and the threshold is not for the confidence.
         """
         rows = np.asarray(probabilities)
         if self.multi_label:
@@ -106,8 +131,12 @@ class ClassWeights:
             return [
                 [self.labels[i] for i in order if row[i] >= PRESENT] for order, row in zip(orders, rows, strict=True)
             ]
-        best = zip(rows.argmax(axis=1), rows.max(axis=1), strict=True)
-        return [self.unknown_label if confidence < self.threshold else self.labels[i] for i, confidence in best]
+        if scores is None and self.threshold_score != "confidence":
+            raise InputError(
+                "must be given for this threshold", argument="scores", hint="pass weights.scores(features)"
+            )
+        best = zip(rows.argmax(axis=1), rows.max(axis=1) if scores is None else np.asarray(scores), strict=True)
+        return [self.unknown_label if score < self.threshold else self.labels[i] for i, score in best]
 
     def plain(self) -> dict[str, Any]:
         """Return all fields but the two arrays as values that `json.dumps` takes."""
@@ -117,6 +146,7 @@ class ClassWeights:
             "logit_bias": self.logit_bias,
             "temperature": self.temperature,
             "threshold": self.threshold,
+            "threshold_score": self.threshold_score,
             "unknown_label": self.unknown_label,
             "multi_label": self.multi_label,
             "template": list(self.template),

@@ -12,6 +12,7 @@ from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.untrusted import one_line, printable
 from ipo_dspy.errors import InputError
 from ipo_dspy.run import choice_text
+from ipo_dspy.scoring.calibrator import Calibration
 from ipo_dspy.scoring.intervals import wilson_interval
 from ipo_dspy.scoring.objectives import ObjectiveText
 
@@ -75,7 +76,7 @@ def program_card(
     )
     facts = {"CLIP": name, "weights": model.get("pretrained"), "fingerprint": model.get("fingerprint")}
     calibration = model.get("calibration") or {}
-    facts |= {key: calibration.get(key) for key in ("temperature", "threshold", "unknown_label")}
+    facts |= {key: calibration.get(key) for key in ("temperature", "threshold", "threshold_score", "unknown_label")}
     argument = ", allow_download=True" if needs_download else ""
     call = "classifier(image='photo.jpg')" if class_texts else "classifier(image='photo.jpg', classes=['cat', 'dog'])"
     sections = {
@@ -153,13 +154,15 @@ def search_results(
     ]
 
 
-def evaluation_results(evaluation: Evaluation, program: Mapping[str, Any], threshold: float = 0.0) -> list[str]:
+def evaluation_results(
+    evaluation: Evaluation, program: Mapping[str, Any], calibration: Calibration | None = None
+) -> list[str]:
     """Return the measures of an evaluation as sentences, with the interval of the accuracy.
 
     Args:
         evaluation: the result.
         program: the parts of the program now; see `ClipClassifier.scored_parts`.
-        threshold: its threshold, which evaluations do not apply.
+        calibration: its calibration, whose threshold evaluations do not apply.
 
     Raises:
         InputError: it is of another program.
@@ -173,8 +176,10 @@ def evaluation_results(evaluation: Evaluation, program: Mapping[str, Any], thres
         accuracy += f" (95 % interval {wilson_interval(measures['accuracy'], images)})"
     others = [ObjectiveText.of(name).show(measures[name]) for name in _MEASURED if name in measures]
     sentences = [f"Measured on {pluralize(images, 'image')}: {', '.join([accuracy, *others])}."]
-    if threshold:
-        sure = [probability >= threshold for probability in evaluation.probabilities]
+    if calibration is not None and (threshold := calibration.threshold):
+        is_confidence = calibration.threshold_score == "confidence"
+        sure = [probability >= threshold for probability in evaluation.probabilities if is_confidence]
         share = f"; {100 * sum(sure) / images:.1f} % of the images reach it" if sure else ""
-        sentences.append(f"Note: measured before the threshold of {threshold:.3f}{share}.")
+        score = "" if is_confidence else ", which is for the in-distribution score"
+        sentences.append(f"Note: measured before the threshold of {threshold:.3f}{share}{score}.")
     return sentences

@@ -51,7 +51,8 @@ class ImageModel:
         """
         from fiftyone import Classification, Classifications
 
-        probabilities = self.weights.probabilities(self.embed_all(args))
+        features = self.embed_all(args)
+        probabilities = self.weights.probabilities(features)
         if self.weights.multi_label:
             several = [
                 [(self.weights.labels[i], row[i]) for i in np.flatnonzero(row >= PRESENT)] for row in probabilities
@@ -60,8 +61,11 @@ class ImageModel:
                 Classifications(classifications=[Classification(label=n, confidence=float(p)) for n, p in pairs])
                 for pairs in several
             ]
-        labels = zip(self.weights.labels_of(probabilities), probabilities.max(axis=1), strict=True)
-        return [None if label is None else Classification(label=label, confidence=float(p)) for label, p in labels]
+        labels = self.weights.labels_of(probabilities, self.weights.scores(features))
+        return [
+            None if label is None else Classification(label=label, confidence=float(p))
+            for label, p in zip(labels, probabilities.max(axis=1), strict=True)
+        ]
 
     def embed(self, arg: Any) -> NDArray[np.float32]:
         """Return the normalized features [D] of an image."""

@@ -230,6 +230,9 @@ class IPO(Teleprompter):
             )
             details = DetailedResults(results, session.ledger.spent)
             best = self._build_program(student, results, details)
+            for name, classifier in find_classifiers(best).items():
+                sets = [part for task in encoded if task.task.name == name for part in (task.train, task.validation)]
+                classifier.note_choice(key for part in sets if part is not None for key in part.keys)
             if self.config.log_dir is not None:
                 save_atomically(best, Path(self.config.log_dir) / PROGRAM_FILE)
             if test is not None:

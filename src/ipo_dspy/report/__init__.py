@@ -7,7 +7,7 @@ executed, and all of it is escaped.
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,22 +52,22 @@ def render_report(run_folder: str | os.PathLike[str]) -> str:
     return page(*_read(run_folder))
 
 
-def _read(run_folder: str | os.PathLike[str]) -> tuple[RunState, Path]:
-    """Return the state of a run, and the folder of its journal."""
-    folder = Path(run_folder)
-    state = RunState(map(printable_event, replay(run_folder)))
-    return state, folder if folder.is_dir() else folder.parent
-
-
 def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
     """Write the page to `path`, by default `report.html` in the run folder, and return its path.
 
     Raises:
         JournalError: the journal is missing or damaged, or the page cannot be written.
     """
+    state, folder = _read(run_folder)
+    target = folder / "report.html" if path is None else Path(path)
+    return _write(page(state, folder), target, example="report.html")
+
+
+def _read(run_folder: str | os.PathLike[str]) -> tuple[RunState, Path]:
+    """Return the state of a run, and the folder of its journal."""
     folder = Path(run_folder)
-    default = (folder if folder.is_dir() else folder.parent) / "report.html"
-    return _write(render_report(run_folder), default if path is None else Path(path), example="report.html")
+    state = RunState(map(printable_event, replay(folder)))
+    return state, folder if folder.is_dir() else folder.parent
 
 
 def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[str], *, data: str = "") -> Path:
@@ -78,7 +78,7 @@ def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[st
     """
     counts = explanation.get("images", {}).items()
     images = (f"{count:,} {part if part != 'all' else ''} images".replace("  ", " ") for part, count in counts)
-    return _write_page("words.html.j2", explanation, Path(path), (data, *images))
+    return _write_page("words.html", {**explanation, "origin": _origin(data, *images)}, path)
 
 
 def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str], *, data: str = "") -> Path:
@@ -89,19 +89,7 @@ def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str],
     Raises:
         JournalError: the page cannot be written.
     """
-    return _write_page("labels.html.j2", checked, Path(path), (data,))
-
-
-def _write_page(template: str, values: Mapping[str, Any], target: Path, origin: Iterable[str]) -> Path:
-    written = datetime.now(UTC).strftime("%Y-%m-%d")
-    about = printable(" · ".join(filter(None, (*origin, written))))
-    with contextlib.suppress(OSError):  # writing the page fails too, with a message
-        target.parent.mkdir(parents=True, exist_ok=True)
-    return _write(
-        environment().get_template(template).render(**values, origin=about),
-        target,
-        example=template.removesuffix(".j2"),
-    )
+    return _write_page("labels.html", {**checked, "origin": _origin(data)}, path)
 
 
 def write_calibration_report(
@@ -114,22 +102,27 @@ def write_calibration_report(
     """
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib
 
+    values = {
+        "report": report,
+        "template": template,
+        "unknown_label": unknown_label,
+        "weights": sorted(report.weights.items(), key=lambda item: -item[1]),
+        "reliability": charts.draw_reliability(report.before.bins, report.after.bins),
+        "coverage": charts.draw_coverage(report.curve, report.coverage),
+    }
+    return _write_page("calibration.html", values, path)
+
+
+def _origin(*parts: str) -> str:
+    """Return the data that a page is about, and the date."""
+    return printable(" · ".join(filter(None, (*parts, datetime.now(UTC).strftime("%Y-%m-%d")))))
+
+
+def _write_page(name: str, values: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     with contextlib.suppress(OSError):  # writing the page fails too, with a message
         target.parent.mkdir(parents=True, exist_ok=True)
-    html = (
-        environment()
-        .get_template("calibration.html.j2")
-        .render(
-            report=report,
-            template=template,
-            unknown_label=unknown_label,
-            weights=sorted(report.weights.items(), key=lambda item: -item[1]),
-            reliability=charts.draw_reliability(report.before.bins, report.after.bins),
-            coverage=charts.draw_coverage(report.curve, report.coverage),
-        )
-    )
-    return _write(html, target, example="calibration.html")
+    return _write(environment().get_template(f"{name}.j2").render(values), target, example=name)
 
 
 def _write(html: str, target: Path, *, example: str) -> Path:

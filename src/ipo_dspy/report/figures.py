@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from ipo_dspy._internal.counts import shorten
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy.errors import JournalError
 
@@ -104,7 +105,8 @@ def draw_bars(
                 edgecolor="white",
                 error_kw={"capsize": 2, "linewidth": 1, "ecolor": "#444444"},
             )
-        axes.set_yticks([row + (len(series) - 1) * height / 2 for row in range(len(labels))], labels=_short(labels))
+        short = [shorten(label, LABEL_LENGTH) for label in labels]
+        axes.set_yticks([row + (len(series) - 1) * height / 2 for row in range(len(labels))], labels=short)
         axes.invert_yaxis()
         axes.margins(y=0.02)
         axes.axvline(0, color="#444444", linewidth=0.8)
@@ -162,10 +164,6 @@ def open_figure(width: float, height: float) -> Iterator[Figure]:
 
 def _panels(figure: Figure, panels: Mapping[str, T], *, sharey: bool = False) -> Iterator[tuple[Axes, tuple[str, T]]]:
     return zip(figure.subplots(1, len(panels), squeeze=False, sharey=sharey)[0], panels.items(), strict=True)
-
-
-def _short(names: Sequence[str]) -> list[str]:
-    return [name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}\u2026" for name in names]
 
 
 def set_title(figure: Figure, title: str) -> None:

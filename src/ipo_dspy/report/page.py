@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ipo_dspy._internal.counts import shorten
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import about, advice, choice, pictures, summary
 from ipo_dspy.report.journal_fields import pairs
@@ -69,7 +70,7 @@ def environment() -> Environment:
     jinja.filters |= {
         "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),
         "points": _points, "duration": _duration,
-        "prompt": prompt, "moment": _format_timestamp, "clip": _clip, "short": _short, "pairs": pairs,
+        "prompt": prompt, "moment": _format_timestamp, "clip": shorten, "short": _short, "pairs": pairs,
         "image_name": _image_name, "thumbnail": thumbnail,
         "breakable": _breakable
     }  # fmt: skip
@@ -85,7 +86,7 @@ def prompt(text: str) -> Markup:
     """
     mark = Markup("<b>{}</b>").format(PLACEHOLDER)
     lines = [
-        Markup("<span>{}</span>").format(mark.join(map(Markup.escape, _clip(line, 600).split(PLACEHOLDER))))
+        Markup("<span>{}</span>").format(mark.join(map(Markup.escape, shorten(line, 600).split(PLACEHOLDER))))
         for line in text.split("\n")
     ]
     block = Markup('<code class="prompt">{}</code>')
@@ -200,11 +201,7 @@ def _format_timestamp(text: str) -> str:
     try:
         return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}".strip()
     except ValueError:
-        return _clip(text, 40)
-
-
-def _clip(text: str, n: int) -> str:
-    return text if len(text) <= n else text[: n - 1] + "\u2026"
+        return shorten(text, 40)
 
 
 def _image_name(change: PredictionChangedEvent | MistakeEvent) -> str:

@@ -1,17 +1,20 @@
 """Draw a confusion matrix, and a map of images and words, as inline SVG of the size that their texts can be read at.
 
 Text is never smaller than 12 pixels: a page that is narrower than a drawing scrolls it. Colors are the page's
-variables, and no color is the only sign of anything. Text of a journal is escaped.
+variables, and no color is the only sign of anything. Places are computed here, and drawn by `*.svg.j2`, which escape
+the text of a journal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ipo_dspy._internal.counts import pluralize
+from ipo_dspy._internal.counts import pluralize, shorten
 from ipo_dspy.run.events import EmbeddingMapEvent, MatrixFields
 
 WIDTH, HEIGHT = 760, 500
@@ -25,7 +28,7 @@ _LETTER = 6.7
 
 def clipped(name: str) -> str:
     """Return a class name as short as a drawing needs it."""
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}\u2026"
+    return shorten(name, NAME_LENGTH)
 
 
 def columns(matrix: MatrixFields) -> tuple[list[str], NDArray[np.int64]]:
@@ -41,46 +44,14 @@ def draw_matrix(matrix: MatrixFields) -> Markup:
     side = 42 if len(heads) <= 8 else 30
     longest = max(len(clipped(name)) for name in heads) * _LETTER
     left, top = longest + 34, 0.9 * longest + 26
-    width, height = left + side * len(heads) + 0.5 * longest + 8, top + side * len(names) + 4
-    parts = [
-        Markup('<text x="{}" y="{}" class="axis" text-anchor="end">predicted \u2192</text>').format(left - 8, top - 24),
-        Markup('<text x="{}" y="{}" class="axis" text-anchor="end">true \u2193</text>').format(left - 8, top - 8),
-    ]
-    for j, head in enumerate(heads):
-        x = left + side * (j + 0.5) + 4
-        turned = Markup('<text transform="translate({} {}) rotate(-60)">{}</text>')
-        parts.append(turned.format(_px(x), _px(top - 8), clipped(head)))
-    for i, name in enumerate(names):
-        y, total = top + side * i, int(counts[i].sum())
-        parts.append(
-            Markup('<g><title>{}</title><text x="{}" y="{}" text-anchor="end">{}</text></g>').format(
-                f"{name}: {pluralize(total, 'image')}", _px(left - 8), _px(y + side / 2 + 4), clipped(name)
-            )
-        )
-        for j, head in enumerate(heads):
-            parts.append(_cell(left + side * j, y, side, int(counts[i, j]), total, name, head, is_right=i == j))
     correct, shown = int(np.trace(counts)), int(counts.sum())
-    about = f"Confusion matrix of {pluralize(len(names), 'class')}: {correct:,} of {shown:,} images are recognized"
-    return _svg(width, height, about, parts)
-
-
-def _cell(x: float, y: float, side: int, count: int, total: int, name: str, head: str, *, is_right: bool) -> Markup:
-    # With at most half of the color, text in the color of ink has enough contrast in light and dark.
-    color, depth = "accent" if is_right else "loss", 0.08 + 0.4 * count / total if count else 0.0
-    taken = "are recognized" if is_right else f"are taken for {'another class' if head == OTHERS else head}"
-    box = Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="var(--{})" fill-opacity="{}"/>').format(
-        _px(x), _px(y), side, side, color, f"{depth:.2f}"
+    return _drawn(
+        "matrix.svg.j2",
+        left + side * len(heads) + 0.5 * longest + 8,
+        top + side * len(names) + 4,
+        f"Confusion matrix of {pluralize(len(names), 'class')}: {correct:,} of {shown:,} images are recognized",
+        {"names": names, "heads": heads, "counts": counts.tolist(), "side": side, "left": left, "top": top},
     )
-    if count:
-        box += Markup('<text x="{}" y="{}" text-anchor="middle"{}>{}</text>').format(
-            _px(x + side / 2), _px(y + side / 2 + 4), Markup(' class="hit"') if is_right else "", _compact(count)
-        )
-    title = f"{count:,} of {total:,} images of {name} {taken}"
-    return Markup('<g class="cell"><title>{}</title>{}</g>').format(title, box)
-
-
-def _compact(count: int) -> str:
-    return f"{count}" if count < 10_000 else f"{count / 1000:.0f}k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,35 +101,29 @@ def _placed(points: NDArray[np.float64], widths: Sequence[float]) -> Iterator[tu
 
 def draw_map(drawn: EmbeddingMapEvent) -> Markup:
     """Draw images as dots, mistaken ones as crosses, and each class as a diamond joined to the mean of its images."""
-    laid = lay_out_map(drawn)
-    parts = []
-    for i, name in enumerate(drawn["classes"]):
-        own = [n for n, label in enumerate(drawn["labels"]) if label == i]
-        wrong = [n for n in own if not drawn["correct"][n]]
-        dots = "".join(f"M{_at(laid.images[n])}h0" for n in own if drawn["correct"][n])
-        crosses = "".join(f"M{_at(laid.images[n] - 3)}l6 6m0 -6l-6 6" for n in wrong)
-        title = f"{name}: {pluralize(len(own), 'image')}, {len(own) - len(wrong)} recognized"
-        parts.append(
-            Markup('<g><title>{}</title><path class="dots" d="{}"/><path class="crosses" d="{}"/></g>').format(
-                title, dots, crosses
-            )
-        )
-    for word, mean in zip(laid.words, laid.means, strict=True):
-        parts.append(Markup('<path class="tie" d="M{}L{}"/>').format(_at(word), _at(mean)))
-        parts.append(Markup('<circle class="mean" cx="{}" cy="{}" r="4"/>').format(_px(mean[0]), _px(mean[1])))
-        parts.append(Markup('<path class="word" d="M{}l6 6l-6 6l-6 -6z"/>').format(_at(word - (0, 6))))
-    for name, (x, y) in zip(drawn["classes"], laid.names, strict=True):
-        parts.append(Markup('<text class="name" x="{}" y="{}">{}</text>').format(_px(x), _px(y), clipped(name)))
-    count, correct = len(drawn["labels"]), sum(drawn["correct"])
-    about = (
-        f"Map of {pluralize(len(drawn['classes']), 'class')} and {pluralize(count, 'image')}, {correct:,} recognized"
-    )
-    return _svg(WIDTH, HEIGHT, about, parts)
+    laid, labels, correct = lay_out_map(drawn), np.array(drawn["labels"]), np.array(drawn["correct"], dtype=bool)
+    classes = [
+        {
+            "name": name,
+            "dots": list(laid.images[(labels == i) & correct]),
+            "crosses": list(laid.images[(labels == i) & ~correct]),
+            "word": laid.words[i],
+            "mean": laid.means[i],
+            "place": laid.names[i],
+        }
+        for i, name in enumerate(drawn["classes"])
+    ]
+    counts = f"{pluralize(len(classes), 'class')} and {pluralize(len(labels), 'image')}"
+    about = f"Map of {counts}, {int(correct.sum()):,} recognized"
+    return _drawn("map.svg.j2", WIDTH, HEIGHT, about, {"classes": classes})
 
 
-def _svg(width: float, height: float, about: str, parts: Sequence[Markup]) -> Markup:
-    start = '<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}"><title>{2}</title>'
-    return Markup(start).format(round(width), round(height), about) + Markup("").join(parts) + Markup("</svg>")
+def _drawn(template: str, width: float, height: float, about: str, values: Mapping[str, Any]) -> Markup:
+    jinja = Environment(loader=PackageLoader("ipo_dspy", "report"), autoescape=True, undefined=StrictUndefined)
+    jinja.trim_blocks = jinja.lstrip_blocks = True
+    jinja.filters |= {"px": _px, "at": _at, "clipped": clipped, "images": lambda count: pluralize(count, "image")}
+    size = {"width": round(width), "height": round(height)}
+    return Markup(jinja.get_template(template).render(values, **size, about=about, others=OTHERS))
 
 
 def _px(value: float) -> str:

@@ -284,6 +284,21 @@ def _fit(
     return Scaling(temperature, weights - weights.mean() if with_weights else weights)
 
 
+def in_distribution_scores(logits: Floats) -> Floats:
+    """Return how much images with logits [N, C] look like one of the classes and no other, [N].
+
+    It is the highest logit plus the log-odds of its probability. The highest logit (Hendrycks et al., Scaling
+    Out-of-Distribution Detection for Real-World Settings, ICML 2022) is low if an image is like none of the classes,
+    which a probability cannot tell; the log-odds are low if it is between two of them.
+
+    >>> in_distribution_scores(np.array([[9.0, 8.0], [9.0, 1.0], [2.0, 1.0]])).tolist()
+    [10.0, 17.0, 3.0]
+    """
+    highest, others = logits.max(axis=1), logits.copy()
+    others[np.arange(len(logits)), logits.argmax(axis=1)] = -np.inf
+    return np.asarray(2 * highest - np.logaddexp.reduce(others, axis=1))
+
+
 def reliability(confidence: Floats, correct: Flags, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Return the bins of a reliability diagram: equal in width, from 0 to 1, without the empty ones.
 
@@ -355,7 +370,7 @@ def accuracy_over_coverage(confidence: Floats, correct: Flags) -> tuple[Floats, 
 def threshold_for_coverage(confidence: Floats, coverage: float) -> float:
     """Return the threshold at which at least this share of images is answered, and not one group of equals more.
 
-    Like the thresholds below it is halfway to the next lower confidence, or 0 if there is none.
+    Like the thresholds below it is halfway to the next lower confidence. If there is none, it is 0, or lower.
 
     >>> threshold_for_coverage(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
     0.5
@@ -406,7 +421,9 @@ def _least_answered(confidence: Floats, coverage: float) -> float:
 def _below(confidence: float, others: Floats) -> float:
     """Return the middle between a confidence and the next lower one, so that rounding moves no image across it."""
     lower = others[others < confidence]
-    return float((confidence + lower.max()) / 2) if len(lower) else 0.0
+    if not len(lower):
+        return 0.0 if confidence > 0 else float(confidence) - 1.0
+    return float((confidence + lower.max()) / 2)
 
 
 def auroc(known: Floats, unknown: Floats) -> float:

@@ -1,12 +1,15 @@
 """Calibrate a classifier on the logits of labeled images, and report what that changes.
 
 The order is temperature, weights, threshold: `scaling.apply` gives the logits of the final probabilities, whose highest
-one is the label and its confidence; below the threshold the image belongs to none of the classes.
+one is the label and its confidence; below the threshold the image belongs to none of the classes. A threshold that
+unknown images set is for their in-distribution score; any other one is for the confidence, which tells right answers
+from wrong ones.
 
 Letters: N images, M images of none of the classes, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -22,6 +25,7 @@ from ipo_dspy.scoring.calibration import (
     Indices,
     ReliabilityBin,
     Scaling,
+    ScalingFit,
     Value,
     accuracy,
     accuracy_over_coverage,
@@ -31,6 +35,8 @@ from ipo_dspy.scoring.calibration import (
     expected_calibration_error,
     false_positive_rate,
     fit_scaling,
+    fit_temperature,
+    in_distribution_scores,
     log_softmax,
     losses,
     macro_f1,
@@ -39,11 +45,15 @@ from ipo_dspy.scoring.calibration import (
     threshold_for_precision,
     threshold_for_unknown,
 )
+from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts
+from ipo_dspy.scoring.objectives import COST, build_objective
 
+COSTS_OR_FLOORS = ("costs", "min_recall")
 CalibrationObjective = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 VALUES: Mapping[str, Value | None] = MappingProxyType(
     {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "loss": None}
 )
+ThresholdScore = Literal["confidence", "in_distribution"]
 EQUAL_CLASSES = ("balanced_accuracy", "macro_f1")
 """Objectives for which every class counts the same."""
 SEPARATED_AUROC, SEPARATED_COVERAGE = 0.7, 50.0
@@ -59,8 +69,9 @@ class Calibration:
     Attributes:
         template: text of the template.
         temperature: divides the logits.
-        threshold: an image with a lower confidence belongs to none of the classes.
+        threshold: an image with a lower score belongs to none of the classes; 0 if there is no threshold.
         unknown_label: label of such an image.
+        threshold_score: the score that is compared with the threshold: the confidence, or the in-distribution score.
 
     Raises:
         InputError: a number that is not finite or out of range, or another type.
@@ -70,12 +81,17 @@ class Calibration:
     temperature: float = 1.0
     threshold: float = 0.0
     unknown_label: str | None = None
+    threshold_score: ThresholdScore = "confidence"
 
     def __post_init__(self) -> None:
         if not isinstance(self.template, str):
             raise invalid("template", "a text", self.template, "for example 'a photo of a <CLASS>.'")
         require_number("temperature", self.temperature, TEMPERATURES[0])
-        require_share("threshold", self.threshold)
+        one_of("threshold_score", self.threshold_score, get_args(ThresholdScore))
+        if self.threshold_score == "confidence":
+            require_share("threshold", self.threshold)
+        else:
+            require_number("threshold", self.threshold, -sys.float_info.max)
         if not isinstance(self.unknown_label, str | None) or self.unknown_label == "":
             raise invalid("unknown_label", "a text or None", self.unknown_label, "for example unknown_label='other'")
 
@@ -89,7 +105,8 @@ class CalibrationFigures:
         loss: mean cross-entropy in nats.
         calibration_error: expected calibration error, with 15 bins of equal width.
         error_by_chance: the calibration error that a calibrated classifier would show on as many images.
-        auroc: probability that a known image has a higher confidence than an unknown one; None without unknown images.
+        auroc: probability that a known image has a higher score than an unknown one, by the score that the threshold is
+            for; None without unknown images.
         unknown_at_95: share of unknown images that are answered if 95 % of the known ones are.
         bins: the reliability diagram.
     """
@@ -111,18 +128,22 @@ class CalibrationReport:
 
     Attributes:
         images, unknown: number of images.
-        objective: the weights were judged by it.
+        objective: the weights were judged by it: a name, or `cost`.
         before, after: figures without and with calibration, before any threshold.
         temperature: that of an earlier calibration if none was fitted, or 1.
         weights: factor of the probability of each class; empty if there are none.
         weights_rejected: True if weights were fitted, but did not prove better.
         threshold: 0 if every image is answered.
+        threshold_score: the score that is compared with it.
         coverage: share of images that are answered, in percent.
         answered_accuracy: share of these that are correct, in percent; None if there are none.
         unknown_answered: share of unknown images that are answered, in percent; None without unknown images.
         poorly_separated: True if the threshold was found by unknown images that cannot be separated well: the AUROC
             is below 0.7, or less than half of the labeled images are answered.
         curve: coverage and accuracy in percent at falling thresholds.
+        mean_cost: cost of an image without and with calibration, if costs were passed.
+        chose_template: share of images, in percent, of which it is known that a search chose the template on them.
+        recalls: recall in percent without and with calibration of the classes with a floor.
     """
 
     images: int
@@ -134,15 +155,19 @@ class CalibrationReport:
     weights: Mapping[str, float] = field(repr=False)
     weights_rejected: bool
     threshold: float
+    threshold_score: ThresholdScore
     coverage: float
     answered_accuracy: float | None
     unknown_answered: float | None
     poorly_separated: bool
     curve: tuple[tuple[float, float], ...] = field(repr=False)
+    mean_cost: tuple[float, float] | None = None
+    recalls: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    chose_template: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """Return the same as values that `json.dumps` takes."""
-        return asdict(self) | {"weights": dict(self.weights)}
+        return asdict(self) | {"weights": dict(self.weights), "recalls": dict(self.recalls)}
 
 
 def require_share(name: str, value: float) -> float:
@@ -166,22 +191,29 @@ class CalibrationSettings:
     threshold: float | None = None
     coverage: float | None = None
     precision: float | None = None
+    threshold_score: ThresholdScore = "confidence"
+    costs: Mapping[tuple[str, str], float] | None = None
+    min_recall: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, get_args(CalibrationObjective))
+        build_objective(self.objective, self.costs, self.min_recall, None)
+        if goals := [name for name in COSTS_OR_FLOORS if getattr(self, name) and not self.weights]:
+            raise invalid("weights", f"True with {goals[0]}", self.weights, "only class weights move decisions")
         flag("temperature", self.temperature)
         flag("weights", self.weights)
         rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
         passed = {name: value for name, value in rules.items() if value is not None}
         for name, value in passed.items():
-            require_share(name, value)
+            if self.threshold_score == "confidence" or name != "threshold":  # else it is that of an earlier calibration
+                require_share(name, value)
         if len(passed) > 1:
             first, second, *_ = passed
             hint = Hint("{rule} already sets the threshold", rule=Argument(first, passed[first]))
             raise InputError("must be left out", argument=second, value=passed[second], hint=hint)
 
     def find_threshold(self, known: Floats, correct: Flags, unknown: Floats | None) -> float:
-        """Return the threshold for confidences of known images [N] and of unknown ones [M]."""
+        """Return the threshold for scores of known images [N] and of unknown ones [M]."""
         if self.threshold is not None:
             return self.threshold
         if self.coverage is not None:
@@ -221,48 +253,79 @@ def calibrate_logits(
         equal_classes=settings.objective in EQUAL_CLASSES,
         start=start,
     )
+    rule = DecisionRule.of(settings.costs or {}, settings.min_recall or {}, VALUES[settings.objective], classes)
+    if rule.classes:
+        fit = _with_shifts(fit, labels, rule, with_temperature=settings.temperature)
+    decided = [each.argmax(axis=1) for each in (logits, fit.held_out)]
     scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
-    confidence, correct = _confidence(fit.held_out), fit.held_out.argmax(axis=1) == labels
-    doubts = None if scaled_unknown is None else _confidence(scaled_unknown)
-    threshold = settings.find_threshold(confidence, correct, doubts)
-    answered = confidence >= threshold
-    _, coverages, accuracies = accuracy_over_coverage(confidence, correct)
+    rate = SCORES[settings.threshold_score]
+    known, correct = rate(fit.held_out), fit.held_out.argmax(axis=1) == labels
+    doubts = None if scaled_unknown is None else rate(scaled_unknown)
+    threshold = settings.find_threshold(known, correct, doubts)
+    answered = known >= threshold if threshold else np.ones(len(known), dtype=bool)
+    _, coverages, accuracies = accuracy_over_coverage(known, correct)
     points = np.unique(np.linspace(0, len(coverages) - 1, CURVE_POINTS).round().astype(int))
     factors = np.exp(fit.scaling.log_weights).tolist()
-    after, coverage = _figures(fit.held_out, labels, scaled_unknown), 100.0 * float(answered.mean())
+    after, coverage = _figures(fit.held_out, labels, scaled_unknown, rate), 100.0 * float(answered.mean())
     is_found = settings.threshold is settings.coverage is settings.precision is None
     is_poor = after.auroc is not None and (after.auroc < SEPARATED_AUROC or coverage < SEPARATED_COVERAGE)
     return CalibrationReport(
         images=len(labels),
         unknown=0 if unknown is None else len(unknown),
-        objective=settings.objective,
-        before=_figures(logits, labels, unknown),
+        objective=COST if settings.costs else settings.objective,
+        before=_figures(logits, labels, unknown, rate),
         after=after,
         temperature=fit.scaling.temperature,
         weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
         weights_rejected=settings.weights and not fit.has_weights,
         threshold=threshold,
+        threshold_score=settings.threshold_score if threshold else "confidence",
         coverage=coverage,
         answered_accuracy=100.0 * float(correct[answered].mean()) if answered.any() else None,
-        unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean()),
+        unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean() if threshold else 1.0),
         poorly_separated=is_found and is_poor,
         curve=tuple(zip((100 * coverages[points]).tolist(), (100 * accuracies[points]).tolist(), strict=True)),
+        mean_cost=None if rule.costs is None else _pair([-rule.rank(each, labels)[1] for each in decided]),
+        recalls={classes[k]: _pair([100 * rule.recall(k, each, labels) for each in decided]) for k in rule.floors},
     )
+
+
+def _with_shifts(fit: ScalingFit, labels: Indices, rule: DecisionRule, *, with_temperature: bool) -> ScalingFit:
+    """Return a fit with class weights for costs and floors, or the same fit if they do not prove better."""
+    if (found := fit_shifts(fit.held_out, labels, rule)) is None:
+        return fit
+    shifts, held_out = found
+    correction = fit_temperature(held_out, labels) if with_temperature else 1.0
+    scaling = Scaling(fit.scaling.temperature * correction, (fit.scaling.log_weights + shifts) / correction)
+    return ScalingFit(scaling, held_out / correction, True)
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    before, after = values
+    return before, after
 
 
 def _confidence(logits: Floats) -> Floats:
     return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
 
 
-def _figures(logits: Floats, labels: Indices, unknown: Floats | None) -> CalibrationFigures:
+SCORES: Mapping[ThresholdScore, Callable[[Floats], Floats]] = MappingProxyType(
+    {"confidence": _confidence, "in_distribution": in_distribution_scores}
+)
+"""Scores [N] of logits [N, C] that a threshold can be for."""
+
+
+def _figures(
+    logits: Floats, labels: Indices, unknown: Floats | None, rate: Callable[[Floats], Floats]
+) -> CalibrationFigures:
     confidence, correct = _confidence(logits), logits.argmax(axis=1) == labels
-    doubts = None if unknown is None else _confidence(unknown)
+    known, doubts = rate(logits), None if unknown is None else rate(unknown)
     return CalibrationFigures(
         accuracy=100.0 * float(correct.mean()),
         loss=float(losses(logits, labels).mean()),
         calibration_error=expected_calibration_error(confidence, correct),
         error_by_chance=calibration_error_by_chance(confidence),
-        auroc=None if doubts is None else auroc(confidence, doubts),
-        unknown_at_95=None if doubts is None else 100.0 * false_positive_rate(confidence, doubts),
+        auroc=None if doubts is None else auroc(known, doubts),
+        unknown_at_95=None if doubts is None else 100.0 * false_positive_rate(known, doubts),
         bins=reliability(confidence, correct),
     )

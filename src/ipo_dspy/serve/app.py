@@ -10,8 +10,6 @@ Letters: N images, C classes, D width of the features.
 import asyncio
 import contextlib
 import functools
-import hmac
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,9 +18,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipo_dspy import __version__
 from ipo_dspy.decisions import Question, answer_questions, find_image, parse_question
@@ -30,10 +26,10 @@ from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve.batches import Features, ImageEncoder
 from ipo_dspy.serve.bodies import BodyReader, decode_image, read_images, read_json
 from ipo_dspy.serve.faults import RequestError, busy
+from ipo_dspy.serve.gate import Gate
 from ipo_dspy.serve.limits import Limits
-from ipo_dspy.serve.local_requests import is_local
 from ipo_dspy.serve.monitoring import Monitor
-from ipo_dspy.serve.static_files import HEADERS, api_page, static_files
+from ipo_dspy.serve.static_files import api_page, static_files
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
 MAX_PROMPTS = 1000
 """Texts of all options in one request to `/v1/systemone`, times the lines of the templates: each is encoded."""
 _T = TypeVar("_T")
-_ENCODED_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Result(BaseModel):
@@ -68,43 +63,33 @@ class Fault(BaseModel):
     error: str
 
 
+class Files(BaseModel):
+    """Images as files of a form."""
+
+    files: list[bytes]
+
+
 class Images(BaseModel):
     """Images as base64 or as data URIs with base64."""
 
     images: list[str]
 
 
-_FORM = {
-    "type": "object",
-    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-}
-_CLASSIFY_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": _FORM},
-            "application/json": {"schema": Images.model_json_schema()},
-        },
-    }
-}
-_SYSTEM_ONE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["state", "questions"],
-                    "properties": {
-                        "model": {"type": "string"},
-                        "state": {"type": "object"},
-                        "questions": {"type": "object"},
-                    },
-                }
-            }
-        },
-    }
-}
+class Questions(BaseModel):
+    """Decisions about an image, as DSPy's `TypeSafe` asks for them."""
+
+    model: str = ""
+    state: dict[str, Any]
+    questions: dict[str, Any]
+
+
+def _body(**models: type[BaseModel]) -> dict[str, Any]:
+    """Return the description of a body that is read here, not by FastAPI, by its content type."""
+    types = {"form": "multipart/form-data", "json": "application/json"}
+    content = {types[name]: {"schema": model.model_json_schema()} for name, model in models.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 _FAULTS: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (400, 401, 408, 413, 415, 422, 503)}
 
 
@@ -126,12 +111,12 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
     service = _Service(classifier, limits or Limits())
     app = FastAPI(title="ipo-dspy", version=__version__, docs_url=None, redoc_url=None, lifespan=service.lifespan)
 
-    @app.post("/classify", responses={200: {"model": Results}, **_FAULTS}, openapi_extra=_CLASSIFY_BODY)
+    @app.post("/classify", responses={200: {"model": Results}, **_FAULTS}, openapi_extra=_body(form=Files, json=Images))
     async def classify(request: Request) -> Response:
         """Classify images: files of a form, or base64 texts in JSON."""
         return await service.classify(request)
 
-    @app.post("/v1/systemone", responses=_FAULTS, openapi_extra=_SYSTEM_ONE_BODY)
+    @app.post("/v1/systemone", responses=_FAULTS, openapi_extra=_body(json=Questions))
     async def system_one(request: Request) -> Response:
         """Answer decisions about one image, as DSPy's `TypeSafe` asks for them."""
         return await service.system_one(request)
@@ -160,7 +145,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
     app.exception_handler(RequestError)(_refused)
     app.exception_handler(HTTPException)(_not_served)
     app.exception_handler(Exception)(_failed)
-    app.add_middleware(_Gate, monitor=service.monitor, token=token, open_paths=frozenset(open_paths))
+    app.add_middleware(Gate, monitor=service.monitor, token=token, open_paths=frozenset(open_paths))
     return app
 
 
@@ -262,7 +247,8 @@ def answer_images(weights: "ClassWeights", features: Features, top_k: int) -> li
     """Return the answers for images [N, D], with the fields of `ipo-dspy classify --json`."""
     probabilities = weights.probabilities(features)  # [N, C]
     answers = []
-    for row, label in zip(probabilities, weights.labels_of(probabilities), strict=True):
+    labels = weights.labels_of(probabilities, weights.scores(features))
+    for row, label in zip(probabilities, labels, strict=True):
         ranked = np.argsort(-row, kind="stable")[:top_k]
         answer: dict[str, Any] = {"label": label}
         if isinstance(label, list):
@@ -316,48 +302,3 @@ def _typed(kind: str, answer: dict[str, Any]) -> dict[str, Any]:
     """Return an answer with its type, and with the most probable option of a choice."""
     shares = answer.get("probabilities")
     return {"type": kind, **({"choice": max(shares, key=shares.get)} if shares else {}), **answer}
-
-
-class _Gate:
-    """Checks the token, adds the headers of each response, and counts requests."""
-
-    def __init__(self, app: ASGIApp, *, monitor: Monitor, token: str | None, open_paths: frozenset[str]) -> None:
-        self._app, self._monitor, self._open_paths = app, monitor, open_paths
-        self._token = None if token is None else token.encode()
-        self._endpoints = {"/classify", "/v1/systemone", "/program", "/healthz", "/metrics", "/openapi.json", "/"}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, began = 500, time.perf_counter()
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], *_ENCODED_HEADERS]
-            await send(message)
-
-        try:
-            refusal = self._refusal(scope)
-            await (self._app if refusal is None else refusal.response())(scope, receive, send_noted)
-        finally:
-            endpoint = scope["path"] if scope["path"] in self._endpoints else "other"
-            self._monitor.note_request(endpoint, status, time.perf_counter() - began)
-
-    def _refusal(self, scope: Scope) -> RequestError | None:
-        headers = Headers(scope=scope)
-        if self._token is None:
-            if is_local(headers.get, scope["method"]):
-                return None
-            return RequestError(
-                403, "without a token only this machine is answered, by the name localhost; set a token"
-            )
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        is_given = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
-        if is_given or scope["path"] in self._open_paths:
-            return None
-        fact = "the token is not the server's" if given else "a token is required"
-        message = f"{fact}; send the header Authorization: Bearer TOKEN"
-        return RequestError(401, message, {"WWW-Authenticate": "Bearer"})

@@ -89,19 +89,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_run(self, path: str, seen: str) -> None:
         """Send the state or the report, made one at a time: the journal's reader and matplotlib are not thread-safe."""
+        status, media_type = HTTPStatus.OK, "application/json"
         try:
             with self.server.reading:
                 if path == "state":
-                    status, body, media_type = HTTPStatus.OK, _json(self.server.run.look(seen)), "application/json"
+                    body = _json(self.server.run.look(seen))
                 else:
                     page = render_report(self.server.run.watched.folder)
-                    status, body, media_type = HTTPStatus.OK, page.encode(), "text/html; charset=utf-8"
+                    body, media_type = page.encode(), "text/html; charset=utf-8"
         except JournalError as error:
-            status, body, media_type = (
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-                _json({"error": str(error)}),
-                "application/json",
-            )
+            status, body = HTTPStatus.INTERNAL_SERVER_ERROR, _json({"error": str(error)})
         self._send(status, body, media_type, _REPORT_HEADERS if media_type.startswith("text/html") else HEADERS)
 
     def _send(self, status: HTTPStatus, body: bytes, media_type: str, headers: dict[str, str] = HEADERS) -> None:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ipo_dspy._internal.counts import shorten
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import Trial
@@ -163,4 +164,4 @@ def _result(search: SearchState) -> dict[str, Any] | None:
 
 
 def _shown(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}\u2026"
+    return shorten(text, LONGEST)

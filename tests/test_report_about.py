@@ -1,0 +1,207 @@
+"""The opening of the report, which names data and model, and the commands to copy."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from helpers.report_journals import (
+    HOSTILE,
+    OPTIMIZE,
+    START,
+    begin,
+    chosen_run,
+    evaluation,
+    sample_run,
+    search,
+    trial,
+)
+from helpers.report_pages import about, scripts, to_copy
+from ipo_dspy import IPO, demo
+from ipo_dspy.cli import main
+from ipo_dspy.data import load_image_folder
+from ipo_dspy.report import render_report
+from ipo_dspy.run.journal import Journal
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run over the folder `photos`, without test images."""
+    place = tmp_path_factory.mktemp("work")
+    demo.export("pixel-animals", place / "photos")
+    data = load_image_folder(place / "photos", shots=3).subset(["cat", "dog", "owl"])
+    program = demo.load("pixel-animals", classes="all").program
+    program.classes = data.classes
+    IPO(proposer="evolution", steps=1, log_dir=place / "runs" / "photos-1").compile(program, data[:-1])
+    return place
+
+
+def test_names_data_model_images_machine_and_versions(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    page = render_report("runs/photos-1")
+    assert "<title>Prompt search: photos · IPO report</title>" in page
+    assert "<h1>Prompt search: photos</h1>" in page
+    rows = about(page)
+    assert re.fullmatch(r"\w+, \d+ threads?, (no GPU|.*\w.*)", rows.pop("Machine"))
+    assert re.fullmatch(r"torch \S+, ipo_dspy \S+", rows.pop("Versions"))
+    assert rows == {
+        "Data": "photos",
+        "Run folder": "photos-1",
+        "Model": "demo",
+        "Training images": "8 (3 classes, 2 to 3 each)",
+    }
+
+
+def test_the_commands_to_copy_run(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    template, python, *commands = to_copy(render_report("runs/photos-1"))[-6:]
+    shutil.copy(next((photos / "photos" / "cat").iterdir()), "photo.jpg")
+    for name in ("cat", "owl"):
+        shutil.copytree(photos / "photos" / name, photos / "test_images" / name)
+    exec(python, {})
+    assert capsys.readouterr().out.strip() in {"cat", "dog", "owl"}
+    assert [shlex.split(command)[:3] for command in commands] == [
+        ["ipo-dspy", "classify", "runs/photos-1/best.json"],
+        ["ipo-dspy", "evaluate", "runs/photos-1/best.json"],
+        ["ipo-dspy", "serve", "runs/photos-1/best.json"],
+        ["ipo-dspy", "export", "runs/photos-1/best.json"],
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(commands[-1])[1:])
+    assert not end.value.code
+    assert capsys.readouterr().out == "runs/photos-1/best.onnx\n"
+    for command in commands[:2]:
+        with pytest.raises(SystemExit) as end:
+            main(shlex.split(command)[1:])
+        assert not end.value.code
+        assert template in capsys.readouterr().out
+
+
+def test_tested_templates_need_no_further_test(sample_page: str) -> None:
+    template, _, *commands = to_copy(sample_page)
+    assert template == "pixel art of a <CLASS>."
+    assert [command.split()[1] for command in commands] == ["classify", "serve", "export"]
+    assert about(sample_page)["Test images"] == "500 (25 classes, 20 each)"
+    assert about(sample_page)["Validation images"] == "200 (25 classes)"  # not evaluated by class
+
+
+def test_older_journals_name_what_they_have(sample_page: str) -> None:
+    assert "<h1>Prompt search</h1>" in sample_page
+    assert not {"Data", "Machine"} & set(about(sample_page))
+    assert about(sample_page)["Model"] == "ViT-B-16-quickgelu, openai"
+    assert about(sample_page)["Versions"] == "torch 2.8.0, ipo_dspy 0.1.0"
+
+
+def test_a_path_to_copy_is_as_given_but_shows_no_folders_above_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "it's <i>1"
+    chosen_run(folder)
+    monkeypatch.chdir(tmp_path)
+    for given, shown in ((Path("runs") / folder.name, "runs/it's <i>1/best.json"), (folder, "it's <i>1/best.json")):
+        page = render_report(given)
+        assert "<i>1" not in page
+        _, _, python, *commands = to_copy(page)
+        call = ast.parse(python).body[1]
+        assert isinstance(call, ast.Assign)
+        assert ast.literal_eval(cast(ast.Call, call.value).args[0]) == shown
+        assert [shlex.split(command)[2] for command in commands] == [shown] * 4
+        assert str(tmp_path) not in page
+        place = "from which this page was written" if given != folder else "that contains the folder of the run"
+        assert f"Run the commands in the folder {place}" in page
+        assert about(page)["Run folder"] == folder.name
+
+
+def test_classifiers_of_a_program_are_loaded_with_it(tmp_path: Path) -> None:
+    chosen_run(tmp_path, predictor="animals")
+    template, python = to_copy(render_report(tmp_path))
+    assert template == "a grey <CLASS>."
+    assert f"load_program(program, '{tmp_path.name}/best.json')" in python
+
+
+def test_nothing_is_to_be_used_before_a_template_is_selected(tmp_path: Path) -> None:
+    page = render_report(sample_run(tmp_path, trials=30, finished=False))
+    assert "What to do next" not in page
+    assert about(page)["Training images"] == "400 (25 classes)"
+
+
+def test_selected_templates_are_copied_as_they_are(tmp_path: Path) -> None:
+    """Long ensembles are folded elsewhere on the page, and long lines cut."""
+    text = "\n".join(f"{HOSTILE}{'long ' * 200}{i} <CLASS>" for i in range(9))
+    with Journal(tmp_path) as journal:
+        begin(journal)
+        search(journal)
+        trial(journal, 0, text, 50.0, 1.0)
+        journal.append(
+            {"event": "selected", "predictor": "self", "index": 0, "template": text, "selected_on": "train",
+             "finalists": []}
+        )  # fmt: skip
+    page = render_report(tmp_path)
+    assert to_copy(page)[0] == text
+    assert len(scripts(page)) == 1
+
+
+def test_the_advised_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    shutil.copytree("runs/photos-1", "runs/photos-2")
+    with Journal(Path("runs", "photos-2")) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, per_class={"cat": [0, 2], "owl": [2, 2]})
+    words, *commands = to_copy(render_report("runs/photos-2"))[:-5]
+    assert list(json.loads(words)) == ["cat"]
+    Path("words.json").write_text(words)
+    assert [command.split()[-2:] for command in commands[:2]] == [["--candidates", "words.json"], ["--shots", "all"]]
+    for command in commands:
+        with pytest.raises(SystemExit) as end:
+            main([*shlex.split(command)[1:], "--dry-run"])
+        assert not end.value.code, command
+
+
+@pytest.mark.parametrize(
+    ("fields", "per_class", "advised"),
+    [
+        ({}, {"owl": [1, 5]}, []),
+        ({"images": 25, "is_spread_known": False}, {}, [f"{OPTIMIZE} --shots all"]),
+        ({"gain": 3.5}, {}, ["ipo-dspy optimize photos --model ViT-L-14 --pretrained datacomp_xl_s13b_b90k"]),
+        (
+            {},
+            {"owl": [0, 6], "<i>it's": [0, 5], "ship": [1, 6], "key": [1, 5]},
+            [
+                '{\n "owl": ["another name", "a short description"],\n'
+                ' "ship": ["another name", "a short description"]\n}',
+                f"{OPTIMIZE} --template 'a grey <CLASS>.' --optimize class_texts --candidates words.json",
+            ],
+        ),
+    ],
+)
+def test_advises_by_what_was_measured(
+    fields: dict[str, Any], per_class: dict[str, list[int]], advised: list[str], tmp_path: Path
+) -> None:
+    chosen_run(tmp_path, **{"gain": 9.0, **fields})
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best") if per_class else ():
+            evaluation(journal, role, 50.0, split="validation", per_class=per_class)
+    page = render_report(tmp_path)
+    assert to_copy(page)[:-6] == advised
+    assert ("the other options of this run" in page) == bool(advised)
+
+
+def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
+    chosen_run(tmp_path, gain=0.0)
+    score = {"accuracy": 50.0, "loss": 1.0}
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={"owl": [0, 6], "key": [3, 6]})
+        found = {"template": START, "selected_on": "validation", "rounds": 1, "compared": 4, "accuracy_error": 0.0}
+        changes: dict[str, Any] = {"before": score, "after": score, "class_texts": {}, "changes": []}
+        journal.append({"event": "class_texts", "predictor": "self", **found, **changes})
+    page = render_report(tmp_path)
+    assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json photos"]
+    assert "Hardly recognized on validation images: owl 0 %. Other words were searched already" in page
