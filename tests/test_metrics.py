@@ -53,7 +53,7 @@ def test_the_label_of_unknown_images_is_not_among_the_scores(task: demo.DemoTask
     known, unknown = (feedback(dspy.Example(label=label), pred) for label in (task.testset[0].label, "other"))
     assert (known.score, unknown.score) == (0.0, 1.0)
     assert "was not classified: it is below the threshold, with" in known.feedback
-    assert "An image of other was classified correctly: the confidence of" in unknown.feedback
+    assert "An image of other was classified correctly: it is below the threshold, with" in unknown.feedback
 
 
 def test_names_are_escaped_and_bounded() -> None:

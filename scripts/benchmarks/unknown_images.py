@@ -1,14 +1,14 @@
 """Unknown images
 
-Scores that could tell images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`,
+Scores that could separate images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`,
 with 16 images a class and the template of 20 steps of the embedded search. Each is the AUROC on test images: the chance
 that a known image has a higher score than an unknown one. Logits are those after `calibrate` on the training images,
 whose features the last two scores use.
 
 Unknown are images of the novel classes of the task, or of the base classes of the other three tasks. Every class of
 these tasks is one drawing that is varied, so whoever remembers images recognizes the drawing. Therefore novel classes
-are also told from eight classes of three drawings each. Differences are those to the confidence, with their standard
-errors over tasks and seeds.
+are also separated from eight classes of three drawings each. Differences are those to the confidence, with their
+standard errors over tasks and seeds.
 """
 
 import itertools

@@ -289,7 +289,7 @@ def in_distribution_scores(logits: Floats) -> Floats:
 
     It is the highest logit plus the log-odds of its probability. The highest logit (Hendrycks et al., Scaling
     Out-of-Distribution Detection for Real-World Settings, ICML 2022) is low if an image is like none of the classes,
-    which a probability cannot tell; the log-odds are low if it is between two of them.
+    which a probability does not show; the log-odds are low if it is between two of them.
 
     >>> in_distribution_scores(np.array([[9.0, 8.0], [9.0, 1.0], [2.0, 1.0]])).tolist()
     [10.0, 17.0, 3.0]

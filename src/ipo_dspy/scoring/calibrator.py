@@ -2,8 +2,8 @@
 
 The order is temperature, weights, threshold: `scaling.apply` gives the logits of the final probabilities, whose highest
 one is the label and its confidence; below the threshold the image belongs to none of the classes. A threshold that
-unknown images set is for their in-distribution score; any other one is for the confidence, which tells right answers
-from wrong ones.
+unknown images set is for their in-distribution score; any other one is for the confidence, which separates right
+answers from wrong ones.
 
 Letters: N images, M images of none of the classes, C classes.
 """
@@ -69,7 +69,7 @@ class Calibration:
     Attributes:
         template: text of the template.
         temperature: divides the logits.
-        threshold: an image with a lower score belongs to none of the classes; 0 if there is no threshold.
+        threshold: an image with a lower score belongs to none of the classes; 0 without a threshold.
         unknown_label: label of such an image.
         threshold_score: the score that is compared with the threshold: the confidence, or the in-distribution score.
 

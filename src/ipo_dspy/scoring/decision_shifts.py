@@ -23,7 +23,7 @@ PASSES = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecisionRule:
-    """What decisions should be good at: first floors of recall, then costs, or another value.
+    """The goals of decisions: first floors of recall, then costs, or another value.
 
     Attributes:
         costs: [C, C] cost of an image of a class that is predicted as another; None if there are none.
