@@ -55,6 +55,15 @@ def test_a_higher_loss_is_told_apart_as_well() -> None:
     assert chosen(Plainest(), WRONG, {SHORT: 2.0}) == LONG
 
 
+def test_a_difference_in_loss_of_less_than_three_percent_is_not_worth_words() -> None:
+    wrong = {START: range(40), LONG: range(10), SHORT: range(10)}
+    assert chosen(Plainest(), wrong, {SHORT: 1.029}) == SHORT  # the error of the difference is 0.006
+    assert chosen(Plainest(), wrong, {SHORT: 1.031}) == LONG
+    assert chosen(Plainest(tolerance=2.0), wrong, {SHORT: 1.059}) == SHORT
+    assert chosen(Plainest(tolerance=0.0), wrong, {SHORT: 1.001}) == LONG
+    assert chosen(Plainest(), wrong, {SHORT: 0.31, LONG: 0.3}) == LONG
+
+
 def test_the_lowest_loss_leads_not_the_highest_accuracy() -> None:
     wrong = {START: range(40), LONG: range(1, 12), SHORT: range(10)}  # SHORT is more accurate by 1 point, error 1.7
     assert chosen(Plainest(), wrong) == SHORT

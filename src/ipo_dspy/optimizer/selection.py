@@ -3,7 +3,8 @@
 The most accurate of some hundred templates on few images is so by chance, and its words show it. The loss, to which
 every image contributes, is less subject to chance. So the template with the lowest loss leads, and among those whose
 accuracy and loss are within a tolerance of the leader's, the one with the fewest words wins. The tolerance is in
-standard errors of the difference, which is small for templates that are right on the same images.
+standard errors of the difference, which is small for templates that are right on the same images; differences in loss
+that are too small to spend words on are within it however many images there are.
 
 A strategy sees many draws at once, because the optimism of a choice is that of the whole rule (`scoring.comparison`).
 
@@ -27,6 +28,11 @@ from ipo_dspy.scoring.score import DECIMALS, Score
 from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import shorter_texts
+
+
+SMALLEST_SHARE = 0.03
+"""Difference in loss, relative to the better one, that counts as one standard error if that is less. With many images
+every difference is larger than its standard error, but not every one is worth more words."""
 
 
 class Choice(Protocol):
@@ -80,8 +86,9 @@ class Best:
 class Plainest:
     """The candidates that are not worse than that with the lowest loss, in accuracy and loss, by more than a tolerance.
 
-    The tolerance is in standard errors. From the chosen one on, more phrases may go that are worth less than the
-    tolerance, as long as the result stays within twice the tolerance of the leader.
+    The tolerance is in standard errors, for the loss in `SMALLEST_SHARE` of it if that is more. From the chosen one on,
+    more phrases may go that are worth less than the tolerance, as long as the result stays within twice the tolerance
+    of the leader.
     """
 
     tolerance: float = 1.0
@@ -97,19 +104,20 @@ class Plainest:
         """Return the candidates near `around` that are not worse than the start template."""
         compared, rows = candidates.comparison, np.arange(len(accuracy))
 
-        def near(reference: NDArray[np.int64], factor: float) -> NDArray[np.bool_]:
+        def near(reference: NDArray[np.int64], tolerance: float) -> NDArray[np.bool_]:
             behind = accuracy[rows, reference][:, None] - accuracy  # [B, K]
-            above = loss - loss[rows, reference][:, None]
+            lower = loss[rows, reference][:, None]  # [B, 1]
+            loss_errors = np.maximum(scale * compared.loss_errors[reference], SMALLEST_SHARE * lower)
             return np.asarray(
-                (behind <= factor * compared.accuracy_errors[reference] + 1e-9)
-                & (above <= factor * compared.loss_errors[reference] + 1e-9)
+                (behind <= tolerance * scale * compared.accuracy_errors[reference] + 1e-9)
+                & (loss - lower <= tolerance * loss_errors + 1e-9)
             )
 
-        factor = self.tolerance * scale
         leader = candidates.leader(self, accuracy, loss)
-        tied = near(around, factor) & near(leader, 2 * factor) & candidates.not_worse_than_start(accuracy, loss)
+        tied = near(around, self.tolerance) & near(leader, 2 * self.tolerance)
+        tied &= candidates.not_worse_than_start(accuracy, loss)
         tied[rows, around] = True
-        return np.asarray(tied)
+        return tied
 
 
 def build_choice(rule: ChoiceRule, tolerance: float) -> Choice:
