@@ -29,7 +29,6 @@ from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import shorter_texts
 
-
 SMALLEST_SHARE = 0.03
 """Difference in loss, relative to the better one, that counts as one standard error if that is less. With many images
 every difference is larger than its standard error, but not every one is worth more words."""
