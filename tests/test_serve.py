@@ -158,8 +158,10 @@ def test_images_get_the_answers_of_the_classifier(client: httpx.Client, task: De
         assert result["scores"] == pytest.approx(expected.scores, abs=1e-5)
 
 
-def test_a_threshold_and_class_weights_are_applied(task: DemoTask) -> None:
-    calibrated = task.program.calibrate(task.testset[::20], threshold=0.5, unknown_label="other")
+@pytest.mark.parametrize("has_unknown", [False, True])
+def test_a_threshold_and_class_weights_are_applied(task: DemoTask, has_unknown: bool) -> None:
+    rule: Any = {"unknown": task.testset[::50], "coverage": 0.5} if has_unknown else {"threshold": 0.5}
+    calibrated = task.program.calibrate(task.testset[::20], **rule, unknown_label="other")
     images = [png(task, i) for i in range(0, 600, 40)]
     with serving(calibrated) as client:
         results = client.post("/classify", files=files(*images)).json()["results"]
