@@ -75,12 +75,12 @@ def handle_interrupt(
         log: prints a line, in a thread of its own. A progress display takes locks, and the main thread may hold them.
         message: returns how the command ends; like `stop`, it must not take a lock.
     """
-    request, told = StopRequest(), threading.Event()
+    request, shown = StopRequest(), threading.Event()
 
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # the stream may be closed
             log(text)
-        told.set()
+        shown.set()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == SIGALRM:
@@ -93,7 +93,7 @@ def handle_interrupt(
             again = "press Ctrl-C again" if number == signal.SIGINT else "send another signal"
             text = f"{message()}; {again} to abort immediately"
             with contextlib.suppress(RuntimeError):  # no thread can be started
-                _thread.start_new_thread(tell, (text,))  # `threading.Thread.start` takes a lock
+                _thread.start_new_thread(show, (text,))  # `threading.Thread.start` takes a lock
         elif not (number == request.number == SIGHUP and time.monotonic() - request.since < ONE_HANGUP):
             _wake_main_thread(0)
             interrupt(number, frame)
@@ -104,7 +104,7 @@ def handle_interrupt(
         finally:
             _wake_main_thread(0)
             if request.received:
-                told.wait(1)  # the line belongs before what the command prints at its end
+                shown.wait(1)  # the line belongs before what the command prints at its end
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
