@@ -1,17 +1,23 @@
 """Error messages on the command line name its own options, and leave the text of users as it is."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from typer.main import get_command
 
 from helpers.openai_server import KEY, OpenAIServer
-from ipo_dspy import demo
+from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
+from ipo_dspy.cli.app import app
 from ipo_dspy.cli.messages import RENAMED, modernize, render
+from ipo_dspy.cli.options import Command
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.errors import Argument, Hint, InputError, LMCall
+from ipo_dspy.run.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +234,80 @@ def test_unknown_choices_list_the_known(photos: Path, capsys: pytest.CaptureFixt
             main(["optimize", str(photos), option, "huge"])
         shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
         assert (exit.value.code, known in shown) == (2, True), shown
+
+
+def commands(group: Any) -> Iterator[Any]:
+    for command in group.commands.values():
+        yield from commands(command) if hasattr(command, "commands") else [command]
+
+
+def test_every_command_refuses_repeated_options() -> None:
+    assert [command.name for command in commands(get_command(app)) if not isinstance(command, Command)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["export", "best.json", "--to", "npz", "--to", "onnx"], "--to"),
+        (["evaluate", "best.json", "photos", "--device=cpu", "--device", "cpu"], "--device"),
+        (["demo", "--polish", "--no-polish"], "--polish/--no-polish"),
+        (["demo", "--lm", "openai/toy", "--prompt-model", "openai/toy"], "--prompt-model"),
+        (["cache", "clear", "--model", "one", "--model", "other"], "--model"),
+    ],
+)
+def test_an_option_with_one_value_is_passed_once(
+    arguments: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = f"ipo-dspy: {option} must be passed at most once, got it 2 times; remove the others"
+    assert said(capsys, *arguments) == message
+
+
+def test_switches_lists_and_help_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "must be a number from 0 to 1" in said(
+        capsys, "demo", "--min-recall", "cat=2", "--min-recall", "dog=2", "--json", "--json"
+    )
+    with pytest.raises(SystemExit) as exit:
+        main(["export", "--to", "npz", "--to", "onnx", "--help"])
+    assert exit.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "nowhere"],
+        ["report", "{tmp}"],
+        ["report", "{program}"],
+        ["report", "{run}", "--out", "nowhere/report.html"],
+        ["watch", "nowhere", "--once"],
+        ["watch", "{program}", "--no-wait"],
+        *(
+            [command, program, *data]
+            for command, *data in (
+                ["export", "--to", "npz"],
+                ["serve"],
+                ["check", "{photos}"],
+                ["calibrate", "{photos}"],
+                ["classify", "{photos}"],
+                ["evaluate", "{photos}"],
+                ["explain", "{photos}"],
+            )
+            for program in ("nowhere.json", "{photos}", "{empty}", "{other}")
+        ),
+    ],
+    ids=" ".join,
+)
+def test_paths_that_cannot_be_used_are_one_line_and_exit_code_2(
+    arguments: list[str], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {name: tmp_path / f"{name}.json" for name in ("empty", "other", "program")}
+    places["empty"].write_bytes(b"")
+    places["other"].write_text('{"answer": 42}')
+    ClipClassifier(["cat", "dog"], model="demo").save(places["program"])
+    with Journal(tmp_path / "run") as journal:
+        journal.append({"event": "run_finished", "status": "finished", "seconds": 1.0, "calls": 0, "tokens": 0})
+    values = {**places, "photos": photos, "tmp": tmp_path, "run": tmp_path / "run"}
+    with pytest.raises(SystemExit) as exit:
+        main([argument.format_map(values) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert re.match("ipo-dspy: .*; .*", err)

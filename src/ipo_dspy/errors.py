@@ -15,6 +15,7 @@
      +-- StoreError                       the cache of image features cannot be read or written
      |    +-- StoreFullError              the cache is full; it can still be read
      +-- JournalError                     a run folder that cannot be written or read
+     |    +-- PathError (also an InputError)   a path without a run, or to which no report can be written
      +-- ClusterError                     a Ray cluster without room, or one that loses its workers
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user stopped the run
@@ -201,6 +202,10 @@ class StoreFullError(StoreError):
 
 class JournalError(IPOError):
     """A run folder that cannot be written, belongs to another run, or has a corrupt journal."""
+
+
+class PathError(JournalError, InputError):
+    """A path that was passed and has no run or sweep, or to which a report or a plot cannot be written."""
 
 
 class ClusterError(IPOError):

@@ -18,7 +18,7 @@ from ipo_dspy._internal.file_io import atomic_write, read_regular
 from ipo_dspy._internal.json_input import has_type, parse_json, type_in_words
 from ipo_dspy._internal.renames import present_bench_settings
 from ipo_dspy.bench.settings import digest
-from ipo_dspy.errors import Hint, JournalError
+from ipo_dspy.errors import Hint, JournalError, PathError
 
 ROWS, SETTINGS = "rows.jsonl", "bench.json"
 MAX_BYTES = 1 << 30
@@ -164,13 +164,14 @@ def read_rows(folder: str | os.PathLike[str]) -> dict[str, Row]:
     """Return the last row of each cell by key, without locking the folder.
 
     Raises:
-        JournalError: there are no rows, or a row in the middle is damaged.
+        PathError: there are no rows.
+        JournalError: a row in the middle is damaged.
     """
     path = Path(folder) / ROWS
     try:
         content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
-        raise JournalError(
+        raise PathError(
             f"no rows at {str(path)!r} ({error.strerror}); pass the folder of the sweep, e.g. 'runs/bench'"
         ) from error
     return _parsed(content, path)

@@ -17,6 +17,7 @@ from ipo_dspy.cli.export import export
 from ipo_dspy.cli.inference import describe, evaluate, report
 from ipo_dspy.cli.optimize import demo, optimize
 from ipo_dspy.cli.option_groups import flatten
+from ipo_dspy.cli.options import Command
 from ipo_dspy.cli.serve import serve
 from ipo_dspy.cli.watch import watch
 
@@ -42,7 +43,7 @@ for command in (
     watch,
     bench,
 ):
-    app.command()(flatten(command))
+    app.command(cls=Command)(flatten(command))
 app.add_typer(cache)
 app.add_typer(data)
 

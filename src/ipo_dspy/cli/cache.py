@@ -10,7 +10,7 @@ from typer import Option, Typer, confirm
 
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.options import Json
+from ipo_dspy.cli.options import Command, Json
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 cache = Typer(name="cache", help="Manage the image-feature cache.", no_args_is_help=True)
 
 
-@cache.command()
+@cache.command(cls=Command)
 def info(as_json: Json = False) -> None:
     """Show the cache folder, its size and its models."""
     store = _store()
@@ -38,7 +38,7 @@ def info(as_json: Json = False) -> None:
             show.rows("features of images", columns, map(_row, entries))
 
 
-@cache.command()
+@cache.command(cls=Command)
 def clear(
     model: Annotated[str | None, Option(help="Clear only this model: its name or fingerprint, see info.")] = None,
     yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,

@@ -8,7 +8,7 @@ from typer import Argument, Exit, Typer
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
-from ipo_dspy.cli.options import Json
+from ipo_dspy.cli.options import Command, Json
 
 JSON_FIELDS = (
     "name", "title", "folder", "images", "lists", "classes", "template", "image_origin", "list_origin"
@@ -16,7 +16,7 @@ JSON_FIELDS = (
 data = Typer(name="data", help="The data sets of the paper's experiments.", no_args_is_help=True)
 
 
-@data.command("list")
+@data.command("list", cls=Command)
 def list_(as_json: Json = False) -> None:
     """List the data sets: folder, split file, number of classes."""
     from ipo_dspy.data import BENCHMARKS
@@ -29,7 +29,7 @@ def list_(as_json: Json = False) -> None:
     show.rows("data sets of the experiments", columns, rows)
 
 
-@data.command()
+@data.command(cls=Command)
 def check(
     name: Annotated[str, Argument(help="Data set name; see data list.")],
     path: Annotated[Path, Argument(help="Folder of all data sets, or of this one.")],

@@ -2,12 +2,14 @@
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Context, Option
+from typer.core import TyperCommand, TyperOption
 
 from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.cli.objective_options import Goal
@@ -19,6 +21,23 @@ from ipo_dspy.optimizer.config import ChoiceRule, OptimizerConfig
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
+
+
+class Command(TyperCommand):
+    """A command that refuses a repeated option with one value, of which Typer would silently take the last one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raises InputError for a repeated option."""
+        _, _, passed = self.make_parser(ctx).parse_args(list(args))
+        remaining = super().parse_args(ctx, args)
+        for option, count in Counter(passed).items():
+            repeats = isinstance(option, TyperOption) and (
+                option.multiple or (option.is_flag and not option.secondary_opts)
+            )
+            if count > 1 and not repeats and not ctx.resilient_parsing:
+                name = "/".join([*option.opts, *option.secondary_opts])
+                raise InputError(f"{name} must be passed at most once, got it {count} times; remove the others")
+        return remaining
 
 
 def ipo_options(ctx: Context) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ipo_dspy._internal.file_io import atomic_write
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.errors import JournalError
+from ipo_dspy.errors import PathError
 from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import environment, page
 from ipo_dspy.run.journal import replay
@@ -35,7 +35,8 @@ def write_pictures(run_folder: str | os.PathLike[str], folder: str | os.PathLike
     """Write the pictures of a run for slides as PNG files in a folder, and return them; see `slides.draw_slides`.
 
     Raises:
-        JournalError: the journal is missing or damaged, or a file cannot be written.
+        PathError: the path has no run, or a file cannot be written.
+        JournalError: the journal is damaged.
     """
     from ipo_dspy.report.slides import draw_slides  # loads matplotlib
 
@@ -47,7 +48,8 @@ def render_report(run_folder: str | os.PathLike[str]) -> str:
     """Return the page of a run folder (or a journal file), finished or not.
 
     Raises:
-        JournalError: the journal is missing or damaged.
+        PathError: the path has no run.
+        JournalError: the journal is damaged.
     """
     return page(*_read(run_folder))
 
@@ -56,7 +58,8 @@ def write_report(run_folder: str | os.PathLike[str], path: str | os.PathLike[str
     """Write the page to `path`, by default `report.html` in the run folder, and return its path.
 
     Raises:
-        JournalError: the journal is missing or damaged, or the page cannot be written.
+        PathError: the path has no run, or the page cannot be written.
+        JournalError: the journal is damaged.
     """
     state, folder = _read(run_folder)
     target = folder / "report.html" if path is None else Path(path)
@@ -74,7 +77,7 @@ def write_word_report(explanation: Mapping[str, Any], path: str | os.PathLike[st
     """Write the page of a word ablation of images called `data`, given as plain values, and return its path.
 
     Raises:
-        JournalError: the page cannot be written.
+        PathError: the page cannot be written.
     """
     counts = explanation.get("images", {}).items()
     images = (f"{count:,} {part if part != 'all' else ''} images".replace("  ", " ") for part, count in counts)
@@ -87,7 +90,7 @@ def write_label_report(checked: Mapping[str, Any], path: str | os.PathLike[str],
     `data` is the name of the images.
 
     Raises:
-        JournalError: the page cannot be written.
+        PathError: the page cannot be written.
     """
     return _write_page("labels.html", {**checked, "origin": _origin(data)}, path)
 
@@ -98,7 +101,7 @@ def write_calibration_report(
     """Write the page of a calibration, and return its path.
 
     Raises:
-        JournalError: the page cannot be written.
+        PathError: the page cannot be written.
     """
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib
 
@@ -130,5 +133,5 @@ def _write(html: str, target: Path, *, example: str) -> Path:
         atomic_write(target, html.encode())
     except OSError as error:
         message = f"report {str(target)!r} cannot be written ({error.strerror}); name a writable file, e.g. {example!r}"
-        raise JournalError(message) from error
+        raise PathError(message) from error
     return target

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from ipo_dspy._internal.counts import shorten
 from ipo_dspy._internal.file_io import atomic_write
-from ipo_dspy.errors import JournalError
+from ipo_dspy.errors import PathError
 
 Formats: TypeAlias = tuple[str, ...]
 FORMATS: Formats = ("svg", "png")
@@ -64,7 +64,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, title:
         The written files: `path` with each of `FORMATS` as its suffix.
 
     Raises:
-        JournalError: the files cannot be written.
+        PathError: the files cannot be written.
     """
     with open_figure(5 * len(panels), 3.4) as figure:
         for axes, (measure, curves) in _panels(figure, panels):
@@ -174,7 +174,7 @@ def set_title(figure: Figure, title: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path, formats: Formats = FORMATS) -> tuple[Path, ...]:
-    """Write a figure as `path` with each format as its suffix, and return the files; raises JournalError."""
+    """Write a figure as `path` with each format as its suffix, and return the files; raises PathError."""
     targets = tuple(path.with_name(f"{path.name}.{suffix}") for suffix in formats)
     for target in targets:
         file = io.BytesIO()
@@ -184,7 +184,7 @@ def save_figure(figure: Figure, path: Path, formats: Formats = FORMATS) -> tuple
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(target, file.getvalue())
         except OSError as error:
-            raise JournalError(
+            raise PathError(
                 f"plot {str(target)!r} cannot be written ({error.strerror}); name another folder"
             ) from error
     return targets

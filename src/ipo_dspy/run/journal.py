@@ -17,7 +17,7 @@ from ipo_dspy._internal.append_only import AppendOnlyFile, FileInUseError, FileR
 from ipo_dspy._internal.file_io import open_regular, read_regular
 from ipo_dspy._internal.file_kinds import JOURNAL, JOURNAL_FILE, described
 from ipo_dspy._internal.json_input import parse_json
-from ipo_dspy.errors import JournalError
+from ipo_dspy.errors import JournalError, PathError
 from ipo_dspy.run.events import OUTCOME_KINDS, PERSISTED, Event, misfits
 from ipo_dspy.run.journal_schema import upgrade
 
@@ -120,8 +120,8 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     Earlier outcomes of a resumed run are omitted.
 
     Raises:
-        JournalError: no journal exists, a line before the last is corrupt, or it is of a newer version (the message has
-            the line number).
+        PathError: no journal exists, or the path is a file of another kind.
+        JournalError: a line before the last is corrupt, or it is of a newer version (the message has the line number).
     """
     path = Path(folder)
     path = path / FILE_NAME if path.is_dir() else path
@@ -129,7 +129,7 @@ def replay(folder: str | os.PathLike[str]) -> list[Event]:
     try:
         content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
-        raise JournalError(
+        raise PathError(
             f"no journal at {str(path)!r} ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
         ) from error
     return _current(_read(path, content))
@@ -141,7 +141,7 @@ def _check_kind(path: Path) -> None:
         return
     run = path.parent if (path.parent / FILE_NAME).is_file() else None
     remedy = "pass the folder of the run, e.g. 'runs/1'" if run is None else f"pass the run's folder: {str(run)!r}"
-    raise JournalError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
+    raise PathError(f"{str(path)!r} is {kind or 'a file of another kind'}, not a run; {remedy}")
 
 
 def is_written(folder: str | os.PathLike[str]) -> bool | None:
@@ -215,7 +215,7 @@ def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
     read, since it is then the journal of another run. Nothing is locked or written.
 
     Raises:
-        JournalError: as `replay`, except that a missing journal is waited for.
+        PathError, JournalError: as `replay`, except that a missing journal is waited for.
     """
     path = Path(run)
     path = path if path.is_file() else path / FILE_NAME
@@ -229,7 +229,7 @@ def tail(run: str | os.PathLike[str]) -> Iterator[list[Event]]:
         except FileNotFoundError:
             size, content = 0, b""
         except OSError as error:
-            raise JournalError(
+            raise PathError(
                 f"{str(path)!r} cannot be read ({error.strerror}); pass the folder of the run, e.g. 'runs/1'"
             ) from error
         if size < offset:
