@@ -45,10 +45,10 @@ def pictures(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> list[P
     return paths
 
 
-def printed(script: Path, pictures: list[Path]) -> list[list[str]]:
-    """Path, label, and probability of each line that a script prints in a folder of its own."""
+def run(script: Path, pictures: list[Path]) -> "subprocess.CompletedProcess[str]":
+    """Run a script in a folder of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", ALONE, str(script), *map(str, pictures)],
         cwd=script.parent,
         env=environment | {"PYTHONIOENCODING": "utf-8"},
@@ -56,6 +56,11 @@ def printed(script: Path, pictures: list[Path]) -> list[list[str]]:
         encoding="utf-8",
         check=False,
     )
+
+
+def printed(script: Path, pictures: list[Path]) -> list[list[str]]:
+    """Path, label, and probability of each line that a script prints."""
+    done = run(script, pictures)
     assert done.returncode == 0, done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]
 
@@ -101,6 +106,23 @@ def test_several_labels_have_a_line_each(tmp_path: Path, task: DemoTask, picture
     expected = [[str(picture), label] for picture in pictures for label in sorted(classifier(image=picture).labels)]
     assert [line[:2] for line in printed(tmp_path / "best.py", pictures)] == expected
     assert len(expected) > len(pictures) / 2
+
+
+def test_damaged_images_are_reported_and_the_others_labeled(
+    tmp_path: Path, task: DemoTask, pictures: list[Path]
+) -> None:
+    cut, text = tmp_path / "cut.png", tmp_path / "text.png"
+    cut.write_bytes(pictures[0].read_bytes()[:200])
+    text.write_text("no picture")
+    task.program.export(tmp_path / "best.py", format="open-clip")
+    good = [line.split("\t")[:2] for line in run(tmp_path / "best.py", pictures[:2]).stdout.splitlines()]
+    done = run(tmp_path / "best.py", [pictures[0], cut, text, tmp_path / "missing.png", pictures[1]])
+    assert (done.returncode, [line.split("\t")[:2] for line in done.stdout.splitlines()]) == (1, good)
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    assert [line.partition(": ")[0] for line in skipped] == [
+        f"skipped {str(path)!r}" for path in (cut, text, tmp_path / "missing.png")
+    ]
+    assert "Traceback" not in done.stderr
 
 
 def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path]) -> None:

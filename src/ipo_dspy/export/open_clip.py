@@ -31,16 +31,22 @@ from PIL import Image, ImageOps
 {constants}
 
 model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained=PRETRAINED)
-model, tokenizer, rows = model.eval(), open_clip.get_tokenizer(MODEL), []
+model, tokenizer, rows, skipped = model.eval(), open_clip.get_tokenizer(MODEL), [], 0
 with torch.no_grad():
     for texts in CLASSES.values():
         prompts = tokenizer([line.replace({placeholder!r}, text) for text in texts for line in TEMPLATE])
         rows.append(torch.nn.functional.normalize(model.encode_text(prompts, normalize=True).mean(dim=0), dim=0))
     for path in sys.argv[1:]:
-        image = preprocess(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))[None]
+        try:
+            image = preprocess(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))[None]
+        except Exception as error:  # Pillow has no closed list of errors for damaged files
+            print(f"skipped {{path!r}}: {{error}}", file=sys.stderr)
+            skipped += 1
+            continue
         features = model.encode_image(image, normalize=True)
         logits = LOGIT_SCALE * (features @ torch.stack(rows).T)[0] + LOGIT_BIAS{calibrate}
 {answer}
+sys.exit(1 if skipped else 0)
 '''
 _LABEL = """\
         confidence, best = logits.softmax(dim=0).max(dim=0)
@@ -54,7 +60,8 @@ _LABELS = """\
 def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None:
     """Write a script that prints the path, the label, and its probability for each image among its arguments.
 
-    With several labels it prints a line for each that is found. A model or checkpoint of this machine is named by its
+    With several labels it prints a line for each that is found. Images that cannot be read are reported on stderr, and
+    the exit code is 1 then. A model or checkpoint of this machine is named by its
     absolute path.
 
     Raises:
