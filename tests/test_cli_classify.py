@@ -60,6 +60,15 @@ def test_the_formats_agree_with_the_program(folder: Path, capsys: pytest.Capture
         assert float(line["probability_5"]) == pytest.approx(list(result["scores"].values())[4], abs=1e-6)
 
 
+def test_the_weights_are_computed_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    computed, compute = [], ClipClassifier.class_weights
+    monkeypatch.setattr(ClipClassifier, "class_weights", lambda self: computed.append(self) or compute(self))
+    code, _, _ = call(capsys, folder / "best.json", folder / "00.png")
+    assert (code, len(computed)) == (0, 1)
+
+
 def test_the_summary_counts_the_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, folder / "best.json", folder, "--json")
     counts = Counter(result["label"] for result in json.loads(out))

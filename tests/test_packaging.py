@@ -59,7 +59,7 @@ def test_the_wheel_holds_the_demo_and_is_small(distributions: Path) -> None:
     assert "ipo_dspy/py.typed" in names
     assert sum(name.endswith(".parquet") for name in names) == 4
     pages = ("style.css", "copy.js", "template.html.j2", "words.html.j2", "calibration.html.j2", "macros.html.j2")
-    served = ("page.html", "page.js", "run.html", "run.js", "chart.js", "dom.js", "pages.css")
+    served = ("page.html", "page.js", "api.html", "api.js", "run.html", "run.js", "chart.js", "dom.js", "pages.css")
     assert {f"ipo_dspy/report/{name}" for name in pages} | {"ipo_dspy/bench/published.json"} <= set(names)
     assert {f"ipo_dspy/serve/{name}" for name in served} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "scripts"))]

@@ -165,6 +165,7 @@ def test_a_threshold_and_class_weights_are_applied(task: DemoTask, has_unknown: 
     images = [png(task, i) for i in range(0, 600, 40)]
     with serving(calibrated) as client:
         results = client.post("/classify", files=files(*images)).json()["results"]
+        assert client.get("/program").json()["threshold"] == 0.5
     expected = [calibrated(image=image) for image in images]
     assert [result["label"] for result in results] == [each.label for each in expected]
     assert "other" in [each.label for each in expected]
@@ -173,7 +174,15 @@ def test_a_threshold_and_class_weights_are_applied(task: DemoTask, has_unknown: 
 
 def test_the_program_and_its_page_are_shown(client: httpx.Client, task: DemoTask) -> None:
     program = client.get("/program").json()
-    assert program == {"template": str(task.program.template), "classes": list(task.classes), "model": "demo"}
+    identity = task.program.class_weights().model
+    assert program == {
+        "template": str(task.program.template),
+        "classes": list(task.classes),
+        "model": "demo",
+        "pretrained": identity["pretrained"],
+        "fingerprint": identity["fingerprint"],
+        "threshold": 0.0,
+    }
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -224,7 +233,8 @@ def test_what_cannot_be_read_takes_nothing_with_it(client: httpx.Client, task: D
     results = together.json()["results"]
     assert ["error" in result for result in results] == [True] * 5 + [False, True]
     assert results[5]["label"] == task.program(image=good).label
-    assert "damaged" in results[2]["error"]
+    assert results[1]["error"] == "the image is not an image that Pillow knows; save it as JPEG or PNG"
+    assert results[2]["error"].startswith("the image is damaged (")
     assert "must have at most 50,000,000 pixels" in results[3]["error"]
     assert "must have at most 50,000,000 pixels" in results[4]["error"]
     assert samples(client)["ipo_dspy_images_total", "unreadable"] >= 21

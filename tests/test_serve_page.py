@@ -123,8 +123,9 @@ def test_pictures_are_dropped_chosen_and_pasted(
         assert {path.name: shown[path.name] for path in pictures} == {
             path.name: expected(classifier, path) for path in pictures
         }
-        assert "image" in shown[text.name]  # the server's own words
-        assert shown[text.name] != "The server answered with status 422."
+        reason = "the image is not an image that Pillow knows; save it as JPEG or PNG"  # the server's own words
+        assert shown[text.name] == f"{text.name} was not classified: {reason}."
+        assert window.text("#model").startswith("Model: demo")
         assert window.text("#count") == "5 pictures"
         assert window.run("return [...document.images].every((image) => image.src.startsWith('blob:'))")
         bars = "return [...document.querySelectorAll('#results li:last-child .bar i')].map((bar) => bar.style.width)"

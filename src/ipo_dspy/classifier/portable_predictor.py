@@ -57,7 +57,7 @@ class PortablePredictor(EncodingPredictor):
         >>> list(task.program.predict(images)) == [task.program(image=image).label for image in images]
         True
         """
-        weights, rows, scores = self._weights_and_rows(images, crops)
+        weights, rows, scores = self.weights_and_probabilities(images, crops=crops)
         if self.multi_label:
             return (rows >= PRESENT).astype(np.int64)
         labels = weights.labels_of(rows, scores)
@@ -72,12 +72,15 @@ class PortablePredictor(EncodingPredictor):
         Raises:
             ImageError, InputError, DataError, TemplateError: as for `predict`.
         """
-        return self._weights_and_rows(images, crops)[1]
+        return self.weights_and_probabilities(images, crops=crops)[1]
 
-    def _weights_and_rows(
-        self, images: Any, crops: "Boxes | None" = None
+    def weights_and_probabilities(
+        self, images: Any, *, crops: "Boxes | None" = None
     ) -> "tuple[ClassWeights, NDArray[np.float64], NDArray[np.float64]]":
-        """Return the classifier as plain numbers, the probabilities [N, C] of images, and their scores [N]."""
+        """Return `class_weights()`, `predict_proba(images)`, and the scores [N] that are compared with the threshold.
+
+        The weights are computed once for all three.
+        """
         if self.classes is None:
             raise DataError("a classifier without class names has no columns; use ClipClassifier(classes=[...])")
         weights = self.class_weights()

@@ -81,20 +81,12 @@ def classify(
 def _results(classifier: "ClipClassifier", files: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """Return image, label or labels, confidence, and scores of each file."""
     try:
-        weights, rows, shares = classifier._weights_and_rows(files)  # rows [N, C]
+        weights, rows, compared = classifier.weights_and_probabilities(files)
     except ImageError as error:
         hint = error.hint and Hint("pass {skip_unreadable} to skip it", skip_unreadable=True)
         raise ImageError(error.fact, hint=hint) from error
-    classes = classifier.classes or ()
-    answers = weights.labels_of(rows, shares)
-    ranks = (-rows).argsort(axis=1, kind="stable")[:, :top_k]
-    results = []
-    for file, answer, row, ranked in zip(files, answers, rows, ranks, strict=True):
-        several = {"labels": answer} if isinstance(answer, list) else {}
-        label = next(iter(answer), None) if isinstance(answer, list) else answer
-        scores = {classes[i]: float(row[i]) for i in ranked}
-        results.append({"image": file, **several, "label": label, "confidence": float(row.max()), "scores": scores})
-    return results
+    answers = weights.answers(rows, compared, top_k)
+    return [{"image": file, **answer} for file, answer in zip(files, answers, strict=True)]
 
 
 def _shown_labels(result: dict[str, Any]) -> list[str]:

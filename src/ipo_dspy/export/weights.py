@@ -138,6 +138,20 @@ class ClassWeights:
         best = zip(rows.argmax(axis=1), rows.max(axis=1) if scores is None else np.asarray(scores), strict=True)
         return [self.unknown_label if score < self.threshold else self.labels[i] for i, score in best]
 
+    def answers(self, probabilities: ArrayLike, scores: ArrayLike, top_k: int) -> list[dict[str, Any]]:
+        """Return the answer of each row of probabilities [N, C], with the fields of `ipo-dspy classify --json`.
+
+        The scores [N] are those that `scores` returns. The fields are `label`, `confidence`, the `scores` of the `top_k` classes, and `labels` with `multi_label`.
+        """
+        rows, answers = np.asarray(probabilities), []
+        for row, label in zip(rows, self.labels_of(rows, scores), strict=True):
+            several = {"labels": label} if isinstance(label, list) else {}
+            one = next(iter(label), None) if isinstance(label, list) else label
+            ranked = np.argsort(-row, kind="stable")[:top_k]
+            highest = {self.labels[i]: float(row[i]) for i in ranked}
+            answers.append({**several, "label": one, "confidence": float(row.max()), "scores": highest})
+        return answers
+
     def plain(self) -> dict[str, Any]:
         """Return all fields but the two arrays as values that `json.dumps` takes."""
         return {

@@ -33,7 +33,6 @@ from ipo_dspy.serve.static_files import api_page, static_files
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
-    from ipo_dspy.export.weights import ClassWeights
     from ipo_dspy.template import Template
 
 MAX_PROMPTS = 1000
@@ -123,9 +122,11 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
 
     @app.get("/program")
     async def program() -> Response:
-        """Return the template, the classes, and the name of the model."""
-        classes, template = list(classifier.classes or ()), str(classifier.template)
-        return JSONResponse({"template": template, "classes": classes, "model": classifier.model_name})
+        """Return the template, the classes, the model, and the confidence below which an image is unknown."""
+        weights = service.weights
+        program = {"template": "\n".join(weights.template), "classes": list(weights.labels)}
+        model = {name: weights.model[name] for name in ("model", "pretrained", "fingerprint")}
+        return JSONResponse({**program, **model, "threshold": weights.threshold})
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -184,7 +185,7 @@ class _Service:
     def __init__(self, classifier: "ClipClassifier", limits: Limits) -> None:
         self._limits, self.monitor = limits, Monitor()
         self._name, self._backbone, self._template = classifier.model_name, classifier.backbone, classifier.template
-        self._weights, self._top_k = classifier.class_weights(), classifier.top_k
+        self.weights, self._top_k = classifier.class_weights(), classifier.top_k
         self._bodies = BodyReader(limits)
         self._encoder = ImageEncoder(self._backbone, limits, self.monitor.note_batch)
         self._texts = ThreadPoolExecutor(1)  # one of its own: else texts keep the bodies from the other threads
@@ -201,7 +202,9 @@ class _Service:
         readable = [features for features in outcomes if not isinstance(features, ImageError)]
         if not readable:
             raise RequestError(422, str(outcomes[0]))
-        answers = iter(answer_images(self._weights, np.stack(readable), self._top_k))
+        features = np.stack(readable)  # [N, D]
+        scores, rows = self.weights.scores(features), self.weights.probabilities(features)
+        answers = iter(self.weights.answers(rows, scores, self._top_k))
         results = [{"error": str(each)} if isinstance(each, ImageError) else next(answers) for each in outcomes]
         return JSONResponse({"results": results})
 
@@ -241,21 +244,6 @@ class _Service:
                 return await work
         except TimeoutError:
             raise busy(f"no answer within {self._limits.request_seconds:g} seconds") from None
-
-
-def answer_images(weights: "ClassWeights", features: Features, top_k: int) -> list[dict[str, Any]]:
-    """Return the answers for images [N, D], with the fields of `ipo-dspy classify --json`."""
-    probabilities = weights.probabilities(features)  # [N, C]
-    answers = []
-    labels = weights.labels_of(probabilities, weights.scores(features))
-    for row, label in zip(probabilities, labels, strict=True):
-        ranked = np.argsort(-row, kind="stable")[:top_k]
-        answer: dict[str, Any] = {"label": label}
-        if isinstance(label, list):
-            answer = {"labels": label, "label": next(iter(label), None)}
-        scores = {weights.labels[i]: float(row[i]) for i in ranked}
-        answers.append({**answer, "confidence": float(row.max()), "scores": scores})
-    return answers
 
 
 def read_questions(body: bytes, template: "Template") -> tuple[bytes, dict[str, Question]]:

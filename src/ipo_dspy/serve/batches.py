@@ -23,7 +23,7 @@ from PIL import Image
 from ipo_dspy.clip.batching import BATCH_SIZE
 from ipo_dspy.clip.cpu_threads import usable_cpus
 from ipo_dspy.clip.image_formats import readable_formats
-from ipo_dspy.clip.image_io import open_image
+from ipo_dspy.clip.image_io import name_image, open_image
 from ipo_dspy.errors import ImageError
 from ipo_dspy.serve.faults import busy
 from ipo_dspy.serve.limits import Limits
@@ -119,7 +119,10 @@ class ImageEncoder:
             pass
         if pixels > self._limits.image_pixels:
             raise ImageError(f"the image must have at most {self._limits.image_pixels:,} pixels; send a smaller copy")
-        return self._backbone.preprocess(open_image(content))
+        try:
+            return self._backbone.preprocess(open_image(content))
+        except ImageError as error:
+            raise ImageError(error.fact.replace(name_image(content), "the image")) from error
 
     def _encode_decoded(self) -> None:
         while (first := self._decoded.get()) is not None:

@@ -60,10 +60,13 @@ async function describe() {
   byId("classes").replaceChildren(...program.classes.flatMap((name) => [element("span", "", name), " "]));
   byId("class-count").textContent = program.classes.length;
   byId("class-list").open = program.classes.length <= CLASSES_SHOWN;
-  byId("model").textContent = `Model: ${program.model}`;
+  const weights = program.pretrained ? `, weights ${program.pretrained}` : "";
+  const unknown = program.threshold ? ` Below a confidence of ${percent(program.threshold)} a picture counts as unknown.` : "";
+  byId("model").textContent = `Model: ${program.model}${weights}.${unknown}`;
   byId("program").hidden = false;
 }
 
+const nameOf = (file) => file.name || "pasted picture";
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 function table(scores, shown) {
@@ -114,7 +117,9 @@ function send() {
           if (rows.includes(row)) waiting.unshift(row); // sent again with the token
           askForToken();
         } else {
-          row.outcome.replaceChildren(element("p", "notice", error.message));
+          const faulty = [413, 422].includes(error.status); // the picture is too large or cannot be read
+          const text = faulty ? `${nameOf(row.file)} was not classified: ${error.message}.` : error.message;
+          row.outcome.replaceChildren(element("p", "notice", text));
         }
       })
       .finally(() => {
@@ -141,7 +146,7 @@ function preview(file) {
 function add(files) {
   for (const file of files) {
     const outcome = element("div", "outcome", element("p", "muted", "waiting"));
-    const name = element("p", "name muted", file.name || "pasted picture");
+    const name = element("p", "name muted", nameOf(file));
     const item = element("li", "card", preview(file), element("div", "", name, outcome));
     byId("results").prepend(item);
     const row = { file, outcome };
