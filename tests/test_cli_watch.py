@@ -241,6 +241,27 @@ def test_what_is_drawn(tmp_path: Path) -> None:
     assert "errors: 2, the last: [bold]later[U+001B][2J" in lines
 
 
+def test_why_the_figure_falls_at_the_end(tmp_path: Path) -> None:
+    choice = {
+        "images": 40, "accuracy": 50.0, "optimism": 4.0, "expected": 46.0, "low": 30.0, "high": 62.0, "gain": 26.0,
+        "gain_error": 5.0, "compared": 3, "tied": 2, "possibly_best": 2, "is_spread_known": True,
+    }  # fmt: skip
+    rows = [trial(0, 0, 20.0), trial(1, 1, 60.0), trial(2, 1, 50.0), step(1)]
+    keep(tmp_path, begun(), *rows)
+    assert "was not chosen" not in shown(tmp_path)
+    tied = [{"index": i, "accuracy": 60.0 - i, "error": 1.0, "tied": i > 0} for i in range(3)]
+    keep(tmp_path, {**chosen(2), "choice": choice, "candidates": tied}, end())
+    lines = [line.strip() for line in shown(tmp_path).splitlines()]
+    assert (
+        "trial 1 was better on the training images (60.00 % against 50.00 %), but was not chosen: within the "
+        "tolerance the plainest wins, by the number of its words"
+    ) in lines
+    assert (
+        "expected: 46.0 % on new images of these classes, 95 % interval 30.0 to 62.0 (50.0 % on training images, less "
+        "4.0 points of optimism)"
+    ) in lines
+
+
 def waited_for(folder: Path) -> list[tuple[str, float]]:
     """Return model and seconds of the lines on waiting, the seconds in thousands: a test may take some."""
     lines = re.findall(r"^waiting for (.*) for (\d+) s$", shown(folder), re.MULTILINE)
@@ -306,7 +327,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 @pytest.mark.parametrize("option", ["--once", "--no-wait"])
 def test_an_unknown_folder(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, str(tmp_path / "nowhere"), option)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "no journal in" in err
     assert "pass the --log-dir folder of a run, e.g. 'runs/1'" in err
     keep(tmp_path / "photos-1", begun())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics
 from sklearn.decomposition import PCA
@@ -305,13 +306,26 @@ def test_a_run_without_a_trial_has_no_pictures(run: Path, tmp_path: Path, capsys
     assert not (tmp_path / "png").exists()
 
 
+def test_the_best_so_far_on_a_slide_misses_no_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"event": "trial", "predictor": "self", "loss": 1.0, "step": 0, "tokens": 5}
+    rows = [
+        {**given, "index": i, "key": str(i), "template": f"{i} <CLASS>", "accuracy": accuracy, "missed": missed}
+        for i, (accuracy, missed) in enumerate([(50.0, 0.0), (90.0, 3.0), (60.0, 0.0), (55.0, 0.0)])
+    ]
+    drawn: list[Figure] = []
+    monkeypatch.setattr(slides, "save_figure", lambda figure, *_: drawn.append(figure) or ())
+    slides.draw_slides(RunState(cast("list[Event]", rows)), "1", tmp_path)
+    (line,) = (one for one in drawn[0].axes[0].lines if one.get_label() == "best so far")
+    assert [*zip(*line.get_data(), strict=True)] == [(0, 50.0), (2, 60.0), (3, 60.0)]
+
+
 def test_a_folder_that_cannot_be_written_is_named(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as end:
         main(["report", str(run), "--png", str(tmp_path / "file")])
-    assert end.value.code == 1
+    assert end.value.code == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

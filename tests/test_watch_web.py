@@ -189,7 +189,7 @@ def test_the_state_has_what_the_page_shows(tmp_path: Path) -> None:
     assert search["values"] == [[20.0 + i for i in range(12)], [2.0] * 12]
     assert [measure["name"] for measure in search["measures"]] == ["Accuracy", "Loss"]
     assert search["rejected"] == [{"reason": "duplicate", "count": 2}, {"reason": "too long", "count": 1}]
-    assert search["rejections"][0] == {"step": 1, "text": "x", "reason": "too long", "message": "no"}
+    assert search["rejections"][0] == {"step": 1, "text": "x", "reason": "too long", "message": "no", "count": 1}
     assert (search["errors"], search["error"], search["classes"], search["images"]) == (1, "late", 2, 40)
 
 
@@ -289,6 +289,29 @@ def test_damage_is_reported_until_it_is_repaired(line: str, message: str, tmp_pa
             assert message in response.json()["error"]
         (tmp_path / FILE_NAME).write_text(whole)
         assert state_of(client, version)["searches"][0]["tried"] == 1
+
+
+def test_a_text_that_is_rejected_again_is_listed_once(tmp_path: Path) -> None:
+    texts = ["same", *map(str, range(9)), "same", "0"]
+    bad = [{**rejection("duplicate"), "step": i, "text": text} for i, text in enumerate(texts)]
+    keep(tmp_path, begun(), searched(), *bad, rejection("too long"))
+    (search,) = looked_at(tmp_path)["searches"]
+    listed = [(one["text"], one["step"], one["count"]) for one in search["rejections"]]
+    assert listed == [("x", 1, 1), ("0", 11, 2), ("same", 10, 2), *((str(i), i + 1, 1) for i in range(8, 3, -1))]
+    assert search["rejected"] == [{"reason": "duplicate", "count": 12}, {"reason": "too long", "count": 1}]
+
+
+def test_the_best_so_far_misses_no_floor_and_a_lower_figure_is_explained(tmp_path: Path) -> None:
+    rows = [trial(0, 0, 20.0), {**trial(1, 1, 90.0), "missed": 5.0}, trial(2, 1, 40.0), trial(3, 2, 35.0)]
+    keep(tmp_path, begun(), searched(), *rows)
+    (search,) = looked_at(tmp_path)["searches"]
+    assert (search["improvements"], search["outcome"]) == ([0, 2], [])
+    keep(tmp_path, chosen(3), end())
+    (search,) = looked_at(tmp_path)["searches"]
+    assert search["outcome"] == [
+        "trial 2 was better on the training images (40.00 % against 35.00 %), but was not chosen: it is "
+        "not within the tolerance of the leading one"
+    ]
 
 
 def test_long_and_hidden_text(tmp_path: Path) -> None:
@@ -422,8 +445,12 @@ def test_the_page_follows_a_run_in_a_browser(tmp_path: Path) -> None:
             window.wait_for("waiting for openai/toy for", "#pending")
         window.wait_for("The run was stopped", "#next")
         assert f"--log-dir {folder}" in window.text("#next")
-        keep(folder, chosen(1), end())
+        keep(folder, {**trial(2, 1, 90.0), "missed": 9.0}, trial(3, 1, 30.0), rejection("duplicate"), chosen(3), end())
         window.wait_for("The run is over", "#next")
+        assert "Trial 1 was better on the training images (50.00 % against 30.00 %)" in window.text("#searches")
+        assert "(2 times)" in window.text("#searches")
+        line = window.run("return document.querySelector('.curve .record').getAttribute('d')")
+        assert line.count("V") == 1  # to trial 1: trial 2 misses a floor
         assert "CHOSEN" in window.text(".best").upper()
         for width in (360, 1280):
             for dark in (False, True):

@@ -20,8 +20,9 @@ from typer import Argument, Option
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.cli import signals
 from ipo_dspy.cli.terminal import Terminal, line
-from ipo_dspy.errors import InputError, JournalError
+from ipo_dspy.errors import InputError, PathError
 from ipo_dspy.history import Trial
+from ipo_dspy.report.choice import outcome
 from ipo_dspy.report.run_watcher import RunWatcher, spending, status
 from ipo_dspy.run.journal import FILE_NAME
 from ipo_dspy.run.state import SearchState
@@ -50,7 +51,7 @@ def watch(
     over = watched.look()
     if not watched.state.begun:
         if once or no_wait:
-            raise JournalError(_no_journal(run))
+            raise PathError(_no_journal(run))
         waiting = Text(f"waiting for {watched.folder / FILE_NAME}; press Ctrl-C to quit", style="yellow")
         Terminal(stderr=True).print(waiting, soft_wrap=True)
     if once:
@@ -121,6 +122,7 @@ def _drawn(name: str, search: SearchState, planned: object, bars: str) -> Iterat
         yield Text(f"{pluralize(len(search.descriptions), 'training image')} described for the proposer")
     if search.start and search.best:
         yield _best_and_start(search, search.start, search.best)
+        yield from map(Text, outcome(search))
     if len(curve := search.curve) > 1:
         number = ObjectiveText.of(search.objective).number
         yield Text.assemble(f"{number(curve[0])} ", (sparkline(curve, bars), "green"), f" {number(curve[-1])}")

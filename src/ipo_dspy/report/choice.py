@@ -111,6 +111,21 @@ def unchosen(search: SearchState) -> dict[str, Unchosen]:
     }
 
 
+def outcome(search: SearchState) -> list[str]:
+    """Return why the figure of the chosen template is below the best one of the search, and what to expect of it."""
+    sentences, goal = [], ObjectiveText.of(search.objective)
+    other = unchosen(search).get(goal.title)
+    if other is not None and search.best is not None:
+        figures = " against ".join(goal.number(trial.score.goal) for trial in (other.trial, search.best))
+        sentences.append(
+            f"trial {other.trial.index} was better on the training images ({figures}), but was not chosen: "
+            f"{other.reason}"
+        )
+    if (chosen := summarize(search)) is not None:
+        sentences.append(f"expected: {chosen.expectation}")
+    return sentences
+
+
 def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveText) -> str:
     """Return why a trial was not chosen; both were compared on the images that decided, if they are candidates."""
     compared = {candidate["index"]: candidate for candidate in selected.get("candidates", [])}

@@ -84,12 +84,15 @@ class Chart:
     edge: str
 
 
-def draw(trials: Sequence[Trial], measure: Measure, *, best: Trial) -> Chart:
-    """Draw a chart of at least one trial, in the order of proposal; a ring marks `best`."""
+def draw(trials: Sequence[Trial], measure: Measure, *, better: Sequence[Trial], best: Trial) -> Chart:
+    """Draw a chart of at least one trial, in the order of proposal; a ring marks `best`.
+
+    A line runs through `better`, the trials that rank before all earlier ones, which is more than their measure says.
+    """
     values = np.array([measure.of(trial) for trial in trials])
     low, high = _limits(values, measure)
     with _axes(low, high) as (figure, axes):
-        _curves(axes, [trial.index for trial in trials], np.clip(values, low, high), measure)
+        _curves(axes, trials, better, lambda trial: min(max(measure.of(trial), low), high))
         for size, color in ((15, "loss"), (11, "card"), (6, "accent")):  # a ring with a dot in it
             _dots(axes, best.index, np.clip(measure.of(best), low, high), size, color, zorder=4)
         _label(axes, trials)
@@ -182,15 +185,14 @@ def _limits(values: NDArray[np.float64], measure: Measure) -> tuple[float, float
     return max(low - pad, smallest), max(min(high + pad, largest), low + pad / 2)
 
 
-def _curves(axes: Axes, x: Sequence[int], values: NDArray[np.float64], measure: Measure) -> None:
+def _curves(axes: Axes, trials: Sequence[Trial], better: Sequence[Trial], of: Callable[[Trial], float]) -> None:
     """Draw all trials, the start line, and the best so far with a dot at each improvement."""
-    record = (np.maximum if measure.higher_is_better else np.minimum).accumulate(values)
-    better = np.diff(record, prepend=np.nan) != 0
+    (x, y), (steps, record) = (np.array([(trial.index, of(trial)) for trial in some]).T for some in (trials, better))
     size = 6 if len(x) <= 60 else 4.5 if len(x) <= 400 else 3.2 if len(x) <= 1500 else 2.4
-    _dots(axes, x, values, size, "dot", alpha=0.8)
-    axes.axhline(values[0], color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
-    axes.step(x, record, where="post", color=_COLORS["accent"], linewidth=2)
-    _dots(axes, np.compress(better, x), record[better], 6, "accent", zorder=3)
+    _dots(axes, x, y, size, "dot", alpha=0.8)
+    axes.axhline(y[0], color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
+    axes.step([*steps, x[-1]], [*record, record[-1]], where="post", color=_COLORS["accent"], linewidth=2)
+    _dots(axes, steps, record, 6, "accent", zorder=3)
 
 
 def _dots(axes: Axes, x: ArrayLike, y: ArrayLike, size: float, color: str, **style: Any) -> None:

@@ -147,7 +147,7 @@ def _curves(search: SearchState) -> "list[Chart]":
     from ipo_dspy.report import inline_charts as charts  # loads matplotlib, which a page without trials does not need
 
     return [
-        charts.draw(tuple(search.history), measure, best=search.best)
+        charts.draw(tuple(search.history), measure, better=search.better, best=search.best)
         for measure in charts.measures(ObjectiveText.of(search.objective))
     ]
 

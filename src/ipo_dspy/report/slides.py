@@ -29,7 +29,7 @@ def draw_slides(run: RunState, run_name: str, folder: Path) -> Files:
     classifiers each has the number of the classifier before its name.
 
     Raises:
-        JournalError: a file cannot be written.
+        PathError: a file cannot be written.
     """
     files: list[Path] = []
     for number, search in enumerate(run.searches.values(), start=1):
@@ -48,16 +48,17 @@ def _search(search: SearchState, origin: str, path: Path) -> Files:
         return ()
     goal, trials, images = ObjectiveText.of(search.objective), list(search.history), search.setup["images"]
     x, y = np.array([(trial.index, goal.sign * trial.score.goal) for trial in trials]).T
-    record = (np.maximum if goal.sign > 0 else np.minimum).accumulate(y)
+    better = [*search.better, search.better[-1]]
+    steps, record = [*(trial.index for trial in search.better), x[-1]], [goal.sign * one.score.goal for one in better]
     with open_figure(8, 4.5) as figure:
         axes = figure.subplots()
         axes.plot(x, y, "x", color="0.55", markersize=4, label="a template")
-        axes.step(x, record, where="post", color="C0", linewidth=2, label="best so far")
+        axes.step(steps, record, where="post", color="C0", linewidth=2, label="best so far")
         if goal.label == "accuracy" and images:
             bands = [wilson_interval(value, images) for value in record]
             lows, highs = [band.low for band in bands], [band.high for band in bands]
             axes.fill_between(
-                x,
+                steps,
                 lows,
                 highs,
                 step="post",
@@ -106,7 +107,7 @@ def _candidates(search: SearchState, origin: str, path: Path) -> Files:
         axes.set(xlabel="candidates, the best one first", ylabel=_axis(goal, f"{images:,} {split}"))
         axes.grid(axis="y", alpha=0.3)
         figure.legend(fontsize="small", loc="outside lower center", ncols=5)
-        note = "bars: standard error of the difference to the best one"
+        note = "bars: standard error of the difference to the best one; tied: not to be told apart from the leading one"
         set_title(figure, f"Candidates: {search.best_text}\n{origin} · {note}")
         return save_figure(figure, path, PNG)
 

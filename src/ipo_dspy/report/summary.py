@@ -183,12 +183,16 @@ def mistakes(search: SearchState, of: EvaluationEvent) -> list[MistakeEvent]:
 
 
 def most_informative(search: SearchState) -> tuple[str, EvaluationEvent, EvaluationEvent] | None:
-    """Return the name of the most informative split, and the evaluations of start and best on it."""
+    """Return the name of the most informative split, and the evaluations of start and best on it.
+
+    It has the base classes alone if base and novel classes were classified apart; the name says so.
+    """
     for split in SPLITS:
         for part in PARTS:
             start, best = (search.evaluations.get((split, part, role)) for role in ("start", "best"))
             if start and best:
-                return split_label(split, part), start, best
+                others = " (novel classes are not shown)" if (split, "novel", "best") in search.evaluations else ""
+                return split_label(split, part) + (others if part == "base" else ""), start, best
     return None
 
 

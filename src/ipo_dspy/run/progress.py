@@ -68,7 +68,6 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._tenths: dict[str, int] = {}
-        self._best: tuple[float, float, float] | None = None
 
     def __enter__(self) -> "ProgressDisplay":
         self._progress.start()
@@ -84,7 +83,6 @@ class ProgressDisplay:
         if event["event"] == "progress":
             self.show(event["stage"], event["done"], event["total"])
         elif event["event"] == "search_started":
-            self._best = None  # templates of different classifiers are not compared
             self._tenths.clear()
         elif event["event"] == "trial":
             self._note(event)
@@ -111,13 +109,12 @@ class ProgressDisplay:
 
     def _note(self, trial: TrialEvent) -> None:
         """Write a line for each template that is better than all earlier ones; the bar shows its accuracy."""
-        row = (trial.get("missed", 0.0), -trial.get("value", trial["accuracy"]), trial["loss"])
+        search = self.state.search(trial["predictor"])
         if self.bars:
             self.show("steps", max(0, trial["step"] - 1), self.steps)  # its step is not finished
-        if self._lines and (self._best is None or row < self._best):
-            self._best = row
+        if self._lines and search.better[-1].index == trial["index"]:
             text = trial["template"].replace("\n", " | ")
-            goal = ObjectiveText.of(self.state.search(trial["predictor"]).objective)
+            goal = ObjectiveText.of(search.objective)
             value = goal.number(trial.get("value", trial["accuracy"]))
             label = "" if goal.label == "accuracy" else f"{goal.label} "
             self.say(f"step {trial['step']:>3}  {label}{value:>8}  {text}")

@@ -1,4 +1,4 @@
-// A measure over the trials: a dot for each, and a line for the best so far.
+// A measure over the trials: a dot for each, and a line through those that were better than all before.
 
 const WIDTH = 440, HEIGHT = 250, LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 26;
 
@@ -31,7 +31,7 @@ function ticks(low, high, most, smallest) {
   }
 }
 
-export function chart(trials, values, measure, best) {
+export function chart(trials, values, measure, improvements, best) {
   const [low, high] = limits(values, measure.higher);
   const last = Math.max(trials.at(-1), trials[0] + 1);
   const x = (trial) => LEFT + ((trial - trials[0]) / (last - trials[0])) * (WIDTH - LEFT - RIGHT);
@@ -49,16 +49,9 @@ export function chart(trials, values, measure, best) {
   for (const trial of ticks(trials[0], last, 6, 1)) {
     svg.append(drawn("text", { x: x(trial), y: HEIGHT - 6, "text-anchor": "middle" }, String(trial)));
   }
-  let record = values[0];
-  let line = `M${point(0)}`;
-  let better = `M${point(0)}h0`;
-  values.forEach((value, i) => {
-    if (measure.higher ? value > record : value < record) {
-      record = value;
-      line += `H${x(trials[i]).toFixed(1)}V${y(value).toFixed(1)}`;
-      better += `M${point(i)}h0`;
-    }
-  });
+  const improved = improvements.map((trial) => trials.indexOf(trial));
+  const line = improved.map((i, n) => (n ? `H${x(trials[i]).toFixed(1)}V${y(values[i]).toFixed(1)}` : `M${point(i)}`)).join("");
+  const better = improved.map((i) => `M${point(i)}h0`).join("");
   const dots = values.map((_, i) => `M${point(i)}h0`).join("");
   svg.append(
     drawn("path", { class: values.length > 400 ? "dots many" : "dots", d: dots }),

@@ -71,7 +71,7 @@ function card(title, note, ...children) {
 function curves(search) {
   const figures = search.measures.map((measure, i) =>
     element("figure", "", element("figcaption", "", `${measure.name} on the training images, by trial`),
-      chart(search.trials, search.values[i], measure, search.best.index)));
+      chart(search.trials, search.values[i], measure, search.improvements, search.best.index)));
   const keys = [["key-dot", "a trial"], ["key-line", "best so far"], ["key-start", "start template"], ["key-ring", search.chosen ? "chosen template" : "best template"]];
   const legend = keys.map(([key, text]) => element("span", "", element("i", key), text));
   return element("section", "card", element("div", "curves", ...figures), element("p", "legend", ...legend));
@@ -99,6 +99,7 @@ function show(search) {
       const { name, start, best, interval } = search.result;
       hero.append(element("p", "on", `${name[0].toUpperCase()}${name.slice(1)}: ${start} with the start template, ${best} with the chosen one${interval && ` (${interval})`}`));
     }
+    for (const sentence of search.outcome) hero.append(element("p", "on", `${sentence[0].toUpperCase()}${sentence.slice(1)}.`));
     const [first, ...others] = search.measures.map((measure) => measure.name);
     const rows = search.recent.map(({ step, template, figures, better }) => {
       const small = others.map((other, i) => element("small", "", `${other.toLowerCase()} ${figures[i + 1]}`));
@@ -109,8 +110,8 @@ function show(search) {
   }
   if (search.rejected.length) {
     const counts = search.rejected.map(({ reason, count }) => `${reason} ${count}`).join(", ");
-    const rows = search.rejections.map(({ step, text, reason, message }) => {
-      const why = element("small", "", message ? `${reason}: ${message}` : reason);
+    const rows = search.rejections.map(({ step, text, reason, message, count }) => {
+      const why = element("small", "", (message ? `${reason}: ${message}` : reason) + (count > 1 ? ` (${count} times)` : ""));
       return { values: [String(step), element("span", "", prompt(text), why)] };
     });
     parts.push(card("Latest rejected texts", counts, table(["Step>", "Text"], rows)));

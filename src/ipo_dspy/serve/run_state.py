@@ -11,6 +11,7 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import Trial
 from ipo_dspy.report.about import data_name
+from ipo_dspy.report.choice import outcome
 from ipo_dspy.report.run_watcher import RunWatcher, spending, status
 from ipo_dspy.report.summary import headline, score_rows
 from ipo_dspy.run.budget import Budget
@@ -44,11 +45,11 @@ class RunJSON:
         try:
             self.watched.look()
             return self._state(seen)
-        except InputError as error:  # of a setting in the journal
-            raise JournalError(f"the settings of the journal cannot be used: {error}") from error
         except JournalError:
             self._start()
             raise
+        except InputError as error:  # of a setting in the journal
+            raise JournalError(f"the settings of the journal cannot be used: {error}") from error
 
     def _state(self, seen: str) -> dict[str, Any]:
         state, held, seconds = self.watched.state, self.watched.held, self.watched.seconds
@@ -105,6 +106,8 @@ def _limits(state: RunState) -> list[dict[str, Any]]:
 
 def _search(search: SearchState, state: RunState) -> dict[str, Any]:
     trials = tuple(search.history)
+    repeats = Counter((one.text, one.reason) for one in search.rejections)
+    latest = {(one.text, one.reason): i for i, one in enumerate(search.rejections)}
     reasons = Counter(rejection.reason for rejection in search.rejections).most_common()
     values: dict[str, Any] = {
         "name": "" if search.predictor == "self" else search.predictor,
@@ -117,10 +120,17 @@ def _search(search: SearchState, state: RunState) -> dict[str, Any]:
         "chosen": search.selected is not None,
         "rejected": [{"reason": reason, "count": count} for reason, count in reasons],
         "rejections": [
-            {"step": one.step, "text": _shown(one.text), "reason": one.reason, "message": _shown(one.message)}
-            for one in reversed(search.rejections[-RECENT:])
+            {
+                "step": one.step,
+                "text": _shown(one.text),
+                "reason": one.reason,
+                "message": _shown(one.message),
+                "count": repeats[one.text, one.reason],
+            }
+            for one in (search.rejections[i] for i in sorted(latest.values(), reverse=True)[:RECENT])
         ],
         "result": _result(search),
+        "outcome": [_shown(sentence) for sentence in outcome(search)],
         "errors": len(search.errors),
         "error": _shown(search.errors[-1]["message"]) if search.errors else "",
     }
@@ -145,6 +155,7 @@ def _search(search: SearchState, state: RunState) -> dict[str, Any]:
             for measure in shown
         ],
         "trials": [trial.index for trial in trials],
+        "improvements": [trial.index for trial in search.better],
         "values": [[round(measure.of(trial), 4) for trial in trials] for measure in shown],
     }
 
