@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import cli_calls
 from helpers.bench_small import SmallSuite
-from helpers.cli_calls import call
 from helpers.data_trees import plant_dtd
 from helpers.openai_server import KEY, OpenAIServer, Reply
 from ipo_dspy import demo
@@ -22,6 +22,15 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, with few of the bundled test images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Call the command; options after those of `CALL` replace them."""
+    if arguments[: len(CALL)] == CALL:
+        more = arguments[len(CALL) :]
+        usual = [part for pair in zip(CALL[1::2], CALL[2::2], strict=True) if pair[0] not in more for part in pair]
+        arguments = ("bench", *usual, *more)
+    return cli_calls.call(capsys, *arguments)
 
 
 def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +100,9 @@ def test_a_file_of_sentences_and_random_crops(capsys: pytest.CaptureFixture[str]
 
 
 def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, *CALL[:-2], "--seeds", "1", "--ablate", "descriptions", "--ablate", "feedback")
+    code, out, _ = call(
+        capsys, *CALL[:5], "--seeds", "1", *CALL[7:9], "--ablate", "descriptions", "--ablate", "feedback"
+    )
     assert code == 0
     assert "**IPO by descriptions, 1-shot**" in out
     assert "| data set | feedback | base | novel | H |" in out

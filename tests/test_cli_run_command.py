@@ -57,12 +57,13 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def search(photos: Path, out: Path | str, server: Writer | None, *more: str, model: str = "openai/toy") -> list[str]:
-    """Arguments of a short search; without a server by evolution."""
+    """Arguments of a short search, some of which others replace; without a server by evolution."""
     once = ["--prompt-model-kwargs", "num_retries=0", "--prompt-model-kwargs", "cache=false"]
     asked = (
         [] if server is None else ["--prompt-model", model, "--prompt-model-kwargs", f"api_base={server.url}", *once]
     )
-    short = ["--model", "demo", "--shots", "1", "--test", "0", "--prompts-per-step", "2", "--steps", str(STEPS)]
+    usual = {"--model": "demo", "--shots": "1", "--test": "0", "--prompts-per-step": "2", "--steps": str(STEPS)}
+    short = [part for pair in usual.items() if pair[0] not in more for part in pair]
     return ["optimize", str(photos), *short, "--log-dir", str(out), *asked, *more]
 
 
@@ -205,7 +206,9 @@ def test_a_model_that_gives_nothing_usable_leaves_the_start_template_and_the_com
         assert "a photo of a <CLASS>." in (out / "best.json").read_text()
         asked = server.asked
         server.odd.clear()
-        again, _, err = call(capsys, *shlex.split(command(err))[1:], "--steps", "12")
+        resumed = shlex.split(command(err))[1:]
+        resumed[resumed.index("--steps") + 1] = "12"
+        again, _, err = call(capsys, *resumed)
         assert (again, server.asked > asked) == (0, True)
     assert [event["status"] for event in replay(out) if event["event"] == "run_finished"][-1] == "finished"
 
@@ -451,7 +454,8 @@ def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_a
         assert trials(out) == undisturbed
 
         before = (out / FILE_NAME).read_bytes()
-        changed = [*same, "--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1)]
+        other = ("--prompts-per-step", "3", "--seed", "4", "--steps", str(STEPS + 1))
+        changed = search(photos, out, server, "--json", *other)
         code, printed, err = call(capsys, *changed)
         assert (code, printed, len(server.requests), len(err.splitlines())) == (1, "", asked, 1)
         assert (

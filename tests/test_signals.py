@@ -79,7 +79,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processe
 def search(photos: Path, out: Path, server: Writer, *more: str) -> list[str]:
     asked = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", f"api_base={server.url}"]
     once = ["--prompt-model-kwargs", "num_retries=0", "--prompt-model-kwargs", "cache=false"]
-    short = ["--model", "demo", "--shots", "1", "--prompts-per-step", "2", "--steps", str(STEPS)]
+    short = ["--model", "demo", "--shots", "1", "--prompts-per-step", "2"]
+    short += [] if "--steps" in more else ["--steps", str(STEPS)]
     return ["optimize", str(photos), *short, "--log-dir", str(out), *asked, *once, *more]
 
 

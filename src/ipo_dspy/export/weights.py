@@ -141,7 +141,8 @@ class ClassWeights:
     def answers(self, probabilities: ArrayLike, scores: ArrayLike, top_k: int) -> list[dict[str, Any]]:
         """Return the answer of each row of probabilities [N, C], with the fields of `ipo-dspy classify --json`.
 
-        The scores [N] are those that `scores` returns. The fields are `label`, `confidence`, the `scores` of the `top_k` classes, and `labels` with `multi_label`.
+        The scores [N] are those that `scores` returns. The fields are `label`, `confidence`, the `scores` of the
+        `top_k` classes, and `labels` with `multi_label`.
         """
         rows, answers = np.asarray(probabilities), []
         for row, label in zip(rows, self.labels_of(rows, scores), strict=True):
