@@ -43,8 +43,8 @@ def feedback(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pre
     elif label is None:
         text = f"{image} not classified: every line of the instructions must contain <CLASS>."
     elif correct:
-        others = [f" against {p:.2f} for {_shown(name)}" for name, p in scores.items() if name != label]
-        text = f"{image} classified correctly, {scores[label]:.2f}{''.join(others[:1])}."
+        others = (f" against {p:.2f} for {_shown(name)}" for name, p in scores.items() if name != label)
+        text = f"{image} classified correctly, {scores[label]:.2f}{next(others, '')}."
     else:
         share = f"{scores[gold.label]:.2f}" if gold.label in scores else f"at most {min(scores.values()):.2f}"
         text = f"{image} taken for {_shown(label)}, {scores[label]:.2f} against {share}."

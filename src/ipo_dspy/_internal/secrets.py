@@ -231,14 +231,19 @@ def _secrets(keep_words: bool) -> Iterator[str]:
 
 def _in_the_environment() -> Iterator[tuple[str, bool]]:
     for name, value in os.environ.items():
-        if name in _WORKING_FOLDERS:
-            continue
-        is_secret = names_secret(name) and not name.lower().endswith(_PATHS)
-        if is_secret and os.path.isabs(value) and os.path.exists(value):  # noqa: PTH110, PTH117 - Path.exists may raise
-            is_secret = False  # messages must be able to name existing paths
-        # Addresses are in OPENAI_API_BASE, or in the variables of a proxy.
-        secrets = [(value.strip(), True)] if is_secret else _in_address(value)
-        yield from ((secret, certain) for secret, certain in secrets if _is_long(secret))
+        # Messages must be able to name existing paths.
+        is_path = names_secret(name) and os.path.isabs(value) and os.path.exists(value)  # noqa: PTH110, PTH117 - Path.exists may raise
+        yield from _in_variable(name, value, is_path)
+
+
+@lru_cache(maxsize=1024)  # every line that is shown asks for all variables
+def _in_variable(name: str, value: str, is_path: bool) -> tuple[tuple[str, bool], ...]:
+    if name in _WORKING_FOLDERS:
+        return ()
+    is_secret = names_secret(name) and not name.lower().endswith(_PATHS) and not is_path
+    # Addresses are in OPENAI_API_BASE, or in the variables of a proxy.
+    secrets = [(value.strip(), True)] if is_secret else _in_address(value)
+    return tuple((secret, certain) for secret, certain in secrets if _is_long(secret))
 
 
 def _is_long(value: str) -> bool:

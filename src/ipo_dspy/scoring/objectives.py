@@ -220,17 +220,14 @@ def build_objective(
     chosen = [f"objective={objective!r}"] * (objective != "accuracy") + [name for name, goal in goals.items() if goal]
     if len(chosen) > 1:
         raise invalid(chosen[-1], f"None with {chosen[0]}", goals[chosen[-1]], "pass one of them, which is optimized")
+    if metric is not None:
+        _ = arguments_needed(metric)  # which raises for one of another form
     name = METRIC + metric_name(metric) if metric is not None else COST if costs else objective
     return Objective(name, dict(costs or {}), dict(min_recall or {}), metric)
 
 
 def metric_name(metric: Callable[..., Any]) -> str:
-    """Return the name of a metric for journals and reports.
-
-    Raises:
-        InputError: it cannot be called in one of the two forms.
-    """
-    _ = arguments_needed(metric)
+    """Return the name of a metric for journals and reports."""
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 
