@@ -165,7 +165,9 @@ def test_a_threshold_and_class_weights_are_applied(task: DemoTask, has_unknown: 
     images = [png(task, i) for i in range(0, 600, 40)]
     with serving(calibrated) as client:
         results = client.post("/classify", files=files(*images)).json()["results"]
-        assert client.get("/program").json()["threshold"] == 0.5
+        program = client.get("/program").json()
+    assert program["threshold"] == calibrated.calibration.threshold
+    assert program["threshold_score"] == ("in_distribution" if has_unknown else "confidence")
     expected = [calibrated(image=image) for image in images]
     assert [result["label"] for result in results] == [each.label for each in expected]
     assert "other" in [each.label for each in expected]
@@ -182,6 +184,7 @@ def test_the_program_and_its_page_are_shown(client: httpx.Client, task: DemoTask
         "pretrained": identity["pretrained"],
         "fingerprint": identity["fingerprint"],
         "threshold": 0.0,
+        "threshold_score": "confidence",
     }
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

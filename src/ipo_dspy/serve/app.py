@@ -122,11 +122,12 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
 
     @app.get("/program")
     async def program() -> Response:
-        """Return the template, the classes, the model, and the confidence below which an image is unknown."""
+        """Return the template, the classes, the model, and the score below which an image is unknown."""
         weights = service.weights
         program = {"template": "\n".join(weights.template), "classes": list(weights.labels)}
         model = {name: weights.model[name] for name in ("model", "pretrained", "fingerprint")}
-        return JSONResponse({**program, **model, "threshold": weights.threshold})
+        limit = {"threshold": weights.threshold, "threshold_score": weights.threshold_score}
+        return JSONResponse({**program, **model, **limit})
 
     @app.get("/healthz")
     async def healthz() -> Response:

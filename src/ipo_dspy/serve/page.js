@@ -61,8 +61,10 @@ async function describe() {
   byId("class-count").textContent = program.classes.length;
   byId("class-list").open = program.classes.length <= CLASSES_SHOWN;
   const weights = program.pretrained ? `, weights ${program.pretrained}` : "";
-  const unknown = program.threshold ? ` Below a confidence of ${percent(program.threshold)} a picture counts as unknown.` : "";
-  byId("model").textContent = `Model: ${program.model}${weights}.${unknown}`;
+  const rejected = program.threshold_score === "confidence"
+    ? program.threshold ? ` Below a confidence of ${percent(program.threshold)} a picture counts as unknown.` : ""
+    : " A picture that is like none of the classes counts as unknown.";
+  byId("model").textContent = `Model: ${program.model}${weights}.${rejected}`;
   byId("program").hidden = false;
 }
 
