@@ -303,8 +303,10 @@ import builtins, sys
 from huggingface_hub import constants
 from ipo_dspy.clip.loading import load_backbone
 from ipo_dspy.errors import ModelError
+from transformers.utils import hub
 builtins.input = lambda prompt="": print(prompt) or "y"
 constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = sys.argv[2], True
+hub.TRANSFORMERS_CACHE = sys.argv[2]  # before version 5
 try:
     load_backbone(sys.argv[1], device="cpu")
 except ModelError as error:
