@@ -70,8 +70,8 @@ def classify_plainly(features: Floats, embeddings: Floats, facts: dict[str, Any]
     shares /= shares.sum(1, keepdims=True)
     scores = shares.max(1)
     if facts["threshold_score"] == "in_distribution":
-        ranked = np.sort(logits / facts["temperature"] + np.log(facts["class_weights"]), axis=1)
-        scores = 2 * ranked[:, -1] - np.log(np.exp(ranked[:, :-1]).sum(1))
+        ranked = np.sort(logits, axis=1)
+        scores = 2 * ranked[:, -1] - np.logaddexp.reduce(ranked[:, :-1], axis=1)
     best = zip(shares.argmax(1), scores, strict=True)
     return [facts["unknown_label"] if p < facts["threshold"] else str(facts["labels"][i]) for i, p in best]
 

@@ -166,7 +166,7 @@ def test_a_threshold_and_class_weights_are_applied(task: DemoTask, has_unknown: 
     with serving(calibrated) as client:
         results = client.post("/classify", files=files(*images)).json()["results"]
         program = client.get("/program").json()
-    assert program["threshold"] == calibrated.calibration.threshold
+    assert program["threshold"] == calibrated.class_weights().threshold
     assert program["threshold_score"] == ("in_distribution" if has_unknown else "confidence")
     expected = [calibrated(image=image) for image in images]
     assert [result["label"] for result in results] == [each.label for each in expected]

@@ -2,8 +2,8 @@
 
 Scores that could separate images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`,
 with 16 images a class and the template of 20 steps of the embedded search. Each is the AUROC on test images: the chance
-that a known image has a higher score than an unknown one. Logits are those after `calibrate` on the training images,
-whose features the last two scores use.
+that a known image has a higher score than an unknown one. The confidence is that after `calibrate` on the training
+images, whose features the last two scores use; logits are those of the model.
 
 Unknown are images of the novel classes of the task, or of the base classes of the other three tasks. Every class of
 these tasks is one drawing that is varied, so whoever remembers images recognizes the drawing. Therefore novel classes
@@ -43,10 +43,10 @@ def scores_by(program: ClipClassifier, known: Floats, labels: Indices) -> Callab
     means /= np.linalg.norm(means, axis=1, keepdims=True)
 
     def scores(features: Floats) -> dict[str, Floats]:
-        logits = scaling.apply(features @ columns)
+        logits = features @ columns
         ranked = np.sort(logits, axis=1)
         return {
-            "confidence (MSP)": log_softmax(logits).max(axis=1),
+            "confidence (MSP)": log_softmax(scaling.apply(logits)).max(axis=1),
             "highest logit (MaxLogit)": ranked[:, -1],
             "energy": np.logaddexp.reduce(logits, axis=1),
             "margin of the logits": ranked[:, -1] - ranked[:, -2],

@@ -33,7 +33,11 @@ class MovedModules(MetaPathFinder, Loader):
         """Return a spec for a moved module, else None."""
         if fullname not in MOVED:
             return None
-        warnings.warn(f"{fullname} has moved to {MOVED[fullname]}", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{fullname} has moved to {MOVED[fullname]}; the old path will be removed in version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         return ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:

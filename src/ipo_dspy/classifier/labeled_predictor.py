@@ -266,8 +266,10 @@ class LabeledPredictor(dspy.Predict):
                 self.calibration = Calibration(**saved["calibration"])
             self.calibration_report = None
             self._chosen_on = saved.get("chosen_on") or {}
-            if self._chosen_on and not has_type(self._chosen_on.get("images"), list[str]):
-                raise ValueError("chosen_on has no list of images")
+            if self._chosen_on and not (
+                has_type(self._chosen_on, dict[str, Any]) and has_type(self._chosen_on.get("images"), list[str])
+            ):
+                raise ValueError("chosen_on must have a list of images")
         except Exception as error:
             self.__dict__.clear()
             self.__dict__.update(before)

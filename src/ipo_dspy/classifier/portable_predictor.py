@@ -213,6 +213,7 @@ class PortablePredictor(EncodingPredictor):
         if self._backbone is not None:
             self._backbone.check_loaded()
         identity = state[STATE_KEY]
+        identity.pop("chosen_on", None)  # whoever has an image could see whether it is among them
         details = getattr(self, "detailed_results", None)
         results = search_results(details, template, self.class_texts, identity["fingerprint"], self.is_calibrated)
         if evaluation is not None:

@@ -282,8 +282,8 @@ class ClipClassifier(PortablePredictor):
         if share := self._share_that_chose(encoded.keys):
             report = replace(report, chose_template=100.0 * share)
             logger.warning(
-                "%.0f %% of the images chose the template, so its accuracy on them is too high, and confidences on new "
-                "images may be, too; calibrate on other images to know",
+                "about %.0f %% of the images chose the template, so its accuracy on them is too high, and confidences "
+                "on new images may be, too; calibrate on other images to know",
                 report.chose_template,
             )
         calibrated: ClipClassifier = self.deepcopy()
@@ -416,8 +416,7 @@ class ClipClassifier(PortablePredictor):
         logits, score = self._logits(image_features, question.template, question.classes), None
         if (calibration := self._calibration_for(question.template, question.classes)) is not None:
             if calibration.threshold_score == "in_distribution":
-                scaled = self.scaling_of(question.template, question.classes).apply(logits.double().cpu().numpy())
-                score = float(in_distribution_scores(scaled)[0])
+                score = float(in_distribution_scores(logits.double().cpu().numpy())[0])
             logits = logits / calibration.temperature
         return logits[0].softmax(dim=0), score
 

@@ -54,6 +54,7 @@ def check(
     from ipo_dspy.analysis.program_check import check as compare
 
     classifier = clip.load(program)
+    classifier.check_single_label("check a program")
     own = replace(clip, model=None, pretrained=None)
     reference: ClipClassifier | Outcomes | str = DEFAULT_TEMPLATE
     if against is None and clip.model is not None:

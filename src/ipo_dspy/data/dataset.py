@@ -89,11 +89,16 @@ class ImageDataset(list[dspy.Example]):
         Raises:
             DataError: `test` or `shots` is invalid.
         """
-        train, held_out = select(self.labels(), shots=shots, test=test, seed=seed)
+        counts = self.counts()
+        # An image with several labels is drawn by its rarest one.
+        drawn_by = [min(_label_list(item.label), key=lambda name: (counts[name], name), default="") for item in self]
+        train, held_out = select(drawn_by, shots=shots, test=test, seed=seed)
         return self.pick(train), self.pick(held_out or ())
 
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
         """Return the images of these classes, which become the new `classes` in the given order.
+
+        Of several labels of an image, those of other classes go.
 
         Raises:
             DataError: a name is not in `classes`.
@@ -102,7 +107,13 @@ class ImageDataset(list[dspy.Example]):
         for name in names:
             if name not in self.classes:
                 raise DataError(f"the subset has {unknown_class(name, self.classes)}")
-        return ImageDataset((item for item in self if item.label in names), classes=names)
+        kept = [(item, [name for name in _label_list(item.label) if name in names]) for item in self]
+        items = (
+            example(item.image, labels, item.source) if isinstance(item.label, list) else item
+            for item, labels in kept
+            if labels
+        )
+        return ImageDataset(items, classes=names)
 
     def spelled_as(self, classes: Sequence[str]) -> "ImageDataset":
         """Return the same images with class names spelled as in `classes`, which may differ in underscores and spaces.
@@ -112,7 +123,14 @@ class ImageDataset(list[dspy.Example]):
         names = {name: same_class(name, classes) or name for name in self.classes}
         if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
             return self
-        items = (example(item.image, names[item.label], item.source) for item in self)
+        items = (
+            example(
+                item.image,
+                [names[name] for name in item.label] if isinstance(item.label, list) else names[item.label],
+                item.source,
+            )
+            for item in self
+        )
         return ImageDataset(items, classes=tuple(names.values()))
 
     def pick(self, rows: Iterable[int]) -> "ImageDataset":

@@ -32,7 +32,7 @@ class PixelClassifier(nn.Module):
     """Pixels [N, 3, H, W] to probabilities [N, C], features [N, D] and scores [N], in float32 on the CPU."""
 
     columns: Tensor  # [D, C]
-    offsets: Tensor  # [C]
+    log_weights: Tensor  # [C]
 
     def __init__(self, weights: ClassWeights, backbone: Backbone) -> None:
         super().__init__()
@@ -40,21 +40,21 @@ class PixelClassifier(nn.Module):
         self.model = backbone.model if is_plain else copy.deepcopy(backbone.model).to("cpu", torch.float32)
         self.multi_label = weights.multi_label
         self.in_distribution = weights.threshold_score == "in_distribution"
-        columns = weights.class_embeddings.T * (weights.logit_scale / weights.temperature)
-        offsets = weights.logit_bias / weights.temperature + np.log(weights.class_weights)
-        self.register_buffer("columns", torch.from_numpy(columns).float())
-        self.register_buffer("offsets", torch.from_numpy(offsets).float())
+        self.logit_bias, self.temperature = weights.logit_bias, weights.temperature
+        self.register_buffer("columns", torch.from_numpy(weights.class_embeddings.T * weights.logit_scale).float())
+        self.register_buffer("log_weights", torch.from_numpy(np.log(weights.class_weights)).float())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities, after temperature and class weights, normalized features, and scores."""
         features = F.normalize(self.model.encode_image(pixels, normalize=False), dim=-1)
-        logits = features @ self.columns + self.offsets
+        raw = features @ self.columns + self.logit_bias
+        logits = raw / self.temperature + self.log_weights
         probabilities = logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
         scores = probabilities.amax(dim=1)
         if self.in_distribution:
-            highest, best = logits.max(dim=1, keepdim=True)
-            is_best = torch.arange(logits.shape[1], device=logits.device) == best  # [N, C]
-            scores = 2 * highest[:, 0] - logits.masked_fill(is_best, float("-inf")).logsumexp(dim=1)
+            highest, best = raw.max(dim=1, keepdim=True)
+            is_best = torch.arange(raw.shape[1], device=raw.device) == best  # [N, C]
+            scores = 2 * highest[:, 0] - raw.masked_fill(is_best, float("-inf")).logsumexp(dim=1)
         return probabilities, features, scores
 
     def describe(self, name: str) -> str:

@@ -91,9 +91,11 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
         constants |= {"TEMPERATURE": weights.temperature, "CLASS_WEIGHTS": weights.class_weights.tolist()}
         constants |= {"THRESHOLD": weights.threshold, "UNKNOWN_LABEL": weights.unknown_label}
         answer["calibrate"] = "\n        logits = logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()"
-        others = "logits.sort().values[:-1].logsumexp(dim=0)"
-        scores = {"confidence": "confidence", "in_distribution": f"2 * logits.max() - {others}"}
-        answer["label"] = f"UNKNOWN_LABEL if {scores[weights.threshold_score]} < THRESHOLD else list(CLASSES)[best]"
+        score = "confidence"
+        if weights.threshold_score == "in_distribution":
+            score, others = "score", "logits.sort().values[:-1].logsumexp(dim=0)"
+            answer["calibrate"] = f"\n        score = 2 * logits.max() - {others}{answer['calibrate']}"
+        answer["label"] = f"UNKNOWN_LABEL if {score} < THRESHOLD else list(CLASSES)[best]"
     script = _SCRIPT.format(
         constants="\n".join(
             f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()

@@ -87,13 +87,15 @@ class ClassWeights:
         Raises:
             InputError: features of another shape.
         """
-        logits = self._logits(image_features)
+        scaling = Scaling(self.temperature, np.log(self.class_weights))
+        logits = scaling.apply(self._logits(image_features))
         return np.asarray(np.exp(-np.logaddexp(0.0, -logits)) if self.multi_label else np.exp(log_softmax(logits)))
 
     def scores(self, image_features: ArrayLike) -> NDArray[np.float64]:
         """Return the scores [N] of image features [N, D] that are compared with the threshold; see `threshold_score`.
 
-        They are the highest probabilities, or the highest logits plus the log-odds of these, after calibration.
+        They are the highest probabilities, after temperature and class weights, or the highest logits of the model plus
+        the log-odds of these, before.
 
         Raises:
             InputError: features of another shape.
@@ -103,7 +105,7 @@ class ClassWeights:
         return in_distribution_scores(self._logits(image_features))
 
     def _logits(self, image_features: ArrayLike) -> NDArray[np.float64]:
-        """Return the calibrated logits, [N, C]."""
+        """Return the logits before temperature and class weights, [N, C]."""
         features = np.asarray(image_features, dtype=np.float64)
         width = self.class_embeddings.shape[1]
         if features.ndim != 2 or features.shape[1] != width:
@@ -111,8 +113,7 @@ class ClassWeights:
             raise invalid("image_features", f"[N, {width}]", shape, "pass one row of features for each image")
         norms = np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         similarities = (features / norms) @ self.class_embeddings.T  # [N, C]
-        logits = self.logit_scale * similarities + self.logit_bias
-        return Scaling(self.temperature, np.log(self.class_weights)).apply(logits)
+        return np.asarray(self.logit_scale * similarities + self.logit_bias)
 
     def labels_of(
         self, probabilities: ArrayLike, scores: ArrayLike | None = None

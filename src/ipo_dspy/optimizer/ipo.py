@@ -75,7 +75,7 @@ class IPO(Teleprompter):
             `metric(example, prediction, trace=None)`, which is averaged over the images.
         tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than those of the template
             with the lowest loss; with another objective than accuracy, than those of the best one. For the loss, 3 %
-            each if that is more.
+            each if that is more, unless the loss is the objective.
         polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
             rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
             others.

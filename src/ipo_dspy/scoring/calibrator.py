@@ -9,7 +9,7 @@ Letters: N images, M images of none of the classes, C classes.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -257,23 +257,25 @@ def calibrate_logits(
     if rule.classes:
         fit = _with_shifts(fit, labels, rule, with_temperature=settings.temperature)
     decided = [each.argmax(axis=1) for each in (logits, fit.held_out)]
-    scaled_unknown = None if unknown is None else fit.scaling.apply(unknown)
-    rate = SCORES[settings.threshold_score]
-    known, correct = rate(fit.held_out), fit.held_out.argmax(axis=1) == labels
-    doubts = None if scaled_unknown is None else rate(scaled_unknown)
+    correct, score = fit.held_out.argmax(axis=1) == labels, settings.threshold_score
+    known = _ratings(score, logits, fit.held_out)
+    doubts_before, doubts = None, None
+    if unknown is not None:
+        doubts_before = _ratings(score, unknown, unknown)
+        doubts = _ratings(score, unknown, fit.scaling.apply(unknown))
     threshold = settings.find_threshold(known, correct, doubts)
     answered = known >= threshold if threshold else np.ones(len(known), dtype=bool)
     _, coverages, accuracies = accuracy_over_coverage(known, correct)
     points = np.unique(np.linspace(0, len(coverages) - 1, CURVE_POINTS).round().astype(int))
     factors = np.exp(fit.scaling.log_weights).tolist()
-    after, coverage = _figures(fit.held_out, labels, scaled_unknown, rate), 100.0 * float(answered.mean())
+    after, coverage = _figures(fit.held_out, labels, known, doubts), 100.0 * float(answered.mean())
     is_found = settings.threshold is settings.coverage is settings.precision is None
     is_poor = after.auroc is not None and (after.auroc < SEPARATED_AUROC or coverage < SEPARATED_COVERAGE)
     return CalibrationReport(
         images=len(labels),
         unknown=0 if unknown is None else len(unknown),
         objective=COST if settings.costs else settings.objective,
-        before=_figures(logits, labels, unknown, rate),
+        before=_figures(logits, labels, _ratings(score, logits, logits), doubts_before),
         after=after,
         temperature=fit.scaling.temperature,
         weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
@@ -309,17 +311,17 @@ def _confidence(logits: Floats) -> Floats:
     return np.asarray(np.exp(log_softmax(logits).max(axis=1)))
 
 
-SCORES: Mapping[ThresholdScore, Callable[[Floats], Floats]] = MappingProxyType(
-    {"confidence": _confidence, "in_distribution": in_distribution_scores}
-)
-"""Scores [N] of logits [N, C] that a threshold can be for."""
+def _ratings(score: ThresholdScore, logits: Floats, scaled: Floats) -> Floats:
+    """Return what a threshold is compared with, [N], of logits of the model and scaled ones, [N, C].
+
+    Weights of classes say nothing about how much an image is like one of them.
+    """
+    return in_distribution_scores(logits) if score == "in_distribution" else _confidence(scaled)
 
 
-def _figures(
-    logits: Floats, labels: Indices, unknown: Floats | None, rate: Callable[[Floats], Floats]
-) -> CalibrationFigures:
+def _figures(logits: Floats, labels: Indices, known: Floats, doubts: Floats | None) -> CalibrationFigures:
+    """Return the figures of logits [N, C]; `known` [N] and `doubts` [M] are what a threshold is compared with."""
     confidence, correct = _confidence(logits), logits.argmax(axis=1) == labels
-    known, doubts = rate(logits), None if unknown is None else rate(unknown)
     return CalibrationFigures(
         accuracy=100.0 * float(correct.mean()),
         loss=float(losses(logits, labels).mean()),
