@@ -125,6 +125,17 @@ def test_images_of_another_kind_are_unknown_however_confident_the_classifier_is(
     assert list(by_score.predict(images)) == [by_score(image=image).label for image in images]
 
 
+def test_class_weights_do_not_change_what_separates_unknown_images() -> None:
+    task, places = demo.load("pixel-animals", shots=8), demo.load("faint-places", shots=4)  # the start template
+    weighted = task.program.calibrate(task.trainset, unknown=places.trainset).calibration_report
+    assert weighted is not None
+    assert max(weighted.weights.values()) > 2
+    assert weighted.after.auroc == weighted.before.auroc
+    bare = task.program.calibrate(task.trainset, unknown=places.trainset, weights=False)
+    assert bare.calibration is not None
+    assert bare.calibration.threshold == weighted.threshold
+
+
 def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_confidence(
     base: DemoTask, calibrated: ClipClassifier, tmp_path: Path
 ) -> None:

@@ -109,3 +109,11 @@ def test_shots_draw_images_of_rare_labels(photos: Path) -> None:
     for seed in range(5):
         drawn, _, _ = label_sets_catalog(photos / "t.csv").split(shots=1, test=None, seed=seed)
         assert sorted(map(str, (item.label for item in drawn))) == ["['dog', 'ball']", "['dog']", "[]"]
+
+
+def test_parts_of_a_data_set_keep_label_sets(photos: Path) -> None:
+    data = read(photos, "image,labels\na.png,dog|ball\nb.png,dog\nc.png,\nd.png,ball\n")
+    assert [item.label for item in data.subset(["ball"])] == [["ball"], ["ball"]]
+    train, test = data.split(test=1)
+    assert sorted(item.source for item in (*train, *test)) == sorted(item.source for item in data)
+    assert [item.label for item in data.spelled_as(["Dog", "ball"])] == [item.label for item in data]
