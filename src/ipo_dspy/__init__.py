@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy._internal.moved_modules import install as _install_moved_modules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "IPO": "optimizer.ipo",
