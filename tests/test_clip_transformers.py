@@ -125,7 +125,7 @@ def test_probabilities_are_those_of_the_zero_shot_pipeline(kind: str, root: Path
     features = encode_images(classifier.backbone, [picture]).features
     mine = classifier.probabilities(features, classifier.template, classes)[0].tolist()
     assert dict(zip(classes, mine, strict=True)) == pytest.approx(expected, abs=1e-5)
-    assert max(expected.values()) > 1.01 * min(expected.values())
+    assert max(expected.values()) > 1.03 * min(expected.values())
     exported = classifier.class_weights().probabilities(features)[0]
     assert exported == pytest.approx([expected[name] for name in classes], abs=1e-5)
 

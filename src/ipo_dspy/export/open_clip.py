@@ -43,13 +43,12 @@ with torch.no_grad():
             print(f"skipped {{path!r}}: {{error}}", file=sys.stderr)
             skipped += 1
             continue
-        features = model.encode_image(image, normalize=True)
-        logits = LOGIT_SCALE * (features @ torch.stack(rows).T)[0] + LOGIT_BIAS{calibrate}
+        logits = LOGIT_SCALE * (model.encode_image(image, normalize=True) @ torch.stack(rows).T)[0] + LOGIT_BIAS
 {answer}
 sys.exit(1 if skipped else 0)
 '''
 _LABEL = """\
-        confidence, best = logits.softmax(dim=0).max(dim=0)
+{calibrate}        confidence, best = logits.softmax(dim=0).max(dim=0)
         print(path, {label}, f"{{confidence:.4f}}", sep="\\t")"""
 _LABELS = """\
         for label, probability in zip(CLASSES, logits.sigmoid()):
@@ -90,18 +89,17 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
     if weights.can_change_labels or weights.temperature != 1:
         constants |= {"TEMPERATURE": weights.temperature, "CLASS_WEIGHTS": weights.class_weights.tolist()}
         constants |= {"THRESHOLD": weights.threshold, "UNKNOWN_LABEL": weights.unknown_label}
-        answer["calibrate"] = "\n        logits = logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()"
+        answer["calibrate"] = "        logits = logits / TEMPERATURE + torch.tensor(CLASS_WEIGHTS).log()\n"
         score = "confidence"
         if weights.threshold_score == "in_distribution":
             score, others = "score", "logits.sort().values[:-1].logsumexp(dim=0)"
-            answer["calibrate"] = f"\n        score = 2 * logits.max() - {others}{answer['calibrate']}"
+            answer["calibrate"] = f"        score = 2 * logits.max() - {others}\n{answer['calibrate']}"
         answer["label"] = f"UNKNOWN_LABEL if {score} < THRESHOLD else list(CLASSES)[best]"
     script = _SCRIPT.format(
         constants="\n".join(
             f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()
         ),
         placeholder=PLACEHOLDER,
-        calibrate=answer["calibrate"],
         answer=(_LABELS if weights.multi_label else _LABEL).format(**answer),
     )
     atomic_write(path, script.encode())
