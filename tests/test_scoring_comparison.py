@@ -97,6 +97,19 @@ def test_templates_that_are_equal_have_no_optimism() -> None:
     assert compared.accuracy_errors.max() == 0
 
 
+def test_the_last_digits_of_losses_do_not_change_the_optimism() -> None:
+    """A resumed run encodes texts in other batches than a whole one."""
+    rng = np.random.default_rng(0)
+    margin = rng.standard_normal((6, 1)) + 0.3 * rng.standard_normal((6, 60))  # many are right on the same images
+    correct, losses = (margin > -0.3).astype(float), np.logaddexp(0, -margin)
+    again = losses + 1e-7 * rng.standard_normal(losses.shape)
+    first, second = (Comparison(tally(correct, table, classes=3)) for table in (losses, again))
+    assert first.optimism(best) == pytest.approx(second.optimism(best), abs=1e-3)
+    noise, _ = first.draws(400)
+    same = (correct == correct[:, [0]]).all(axis=0)
+    np.testing.assert_allclose(noise[:, same], np.repeat(noise[:, [0]], same.sum(), axis=1), atol=1e-8)
+
+
 def test_only_the_spread_within_classes_counts_for_new_images_of_the_same_classes() -> None:
     rng = np.random.default_rng(0)
     by_class = np.arange(40) % 4

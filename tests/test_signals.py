@@ -96,6 +96,14 @@ def kinds(folder: Path, kind: str) -> list[Any]:
     return [event for event in events if event["event"] == kind]
 
 
+def flat(value: Any, at: str = "") -> dict[str, Any]:
+    """Return the plain values of a tree by their paths."""
+    if not isinstance(value, dict | list):
+        return {at: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {path: leaf for key, part in items for path, leaf in flat(part, f"{at}/{key}").items()}
+
+
 def trials(folder: Path) -> list[tuple[Any, ...]]:
     return [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in kinds(folder, "trial")]
 
@@ -439,7 +447,8 @@ def test_at_25_random_moments_a_run_ends_as_if_not_and_asks_nothing_twice(
             lost += len(server.requests) - asked - fresh
         assert signalled == 25
     assert trials(out) == trials(tmp_path / "whole")
-    assert kinds(out, "selected") == kinds(tmp_path / "whole", "selected")
+    selected, whole_selected = (kinds(folder, "selected")[0] for folder in (out, tmp_path / "whole"))
+    assert flat(selected) == pytest.approx(flat(whole_selected), abs=1e-3)  # texts are encoded in other batches
     questions = [event["request_id"] for event in kinds(out, "lm_response")]
     assert len(questions) == len(set(questions)) == len(server.requests) - lost
     assert lost <= (25 * 2 if name == "SIGKILL" else 0)  # what was on its way when it was killed

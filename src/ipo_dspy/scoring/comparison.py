@@ -72,6 +72,9 @@ class PairTally:
         return cls(members.sum(axis=0).astype(np.int64), members.T @ table, table.T @ table)
 
 
+NO_SPREAD = 1e-9
+"""Variance, relative to the largest one of all directions, that is a rounding error."""
+
 Chooser = Callable[[Floats, Floats, float], NDArray[np.int64]]
 """Chooses a template in each of B draws: a function of accuracies [B, K] and losses [B, K], and of the factor by which
 standard errors are larger than those of the comparison. It returns the indices [B]."""
@@ -184,9 +187,17 @@ class Comparison:
 
     @cached_property
     def _root(self) -> Floats:
-        """The symmetric square root of the covariance, [2K, 2K]; other roots change with its last digits."""
-        values, vectors = np.linalg.eigh(self._covariance)
-        return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+        """A square root of the covariance, [2K, 2K]: the symmetric one of the correlations, times the deviations.
+
+        Other roots change with the last digits of the losses. So do directions without spread, of which there are
+        2K - N or more: a rounding error of 1e-16 of their variance is one of 1e-8 of their deviation, and templates
+        that are right on the same images would differ.
+        """
+        deviations = np.sqrt(np.maximum(np.diag(self._covariance), 0.0))  # [2K]
+        scale = np.divide(1.0, deviations, out=np.zeros_like(deviations), where=deviations > 0)
+        values, vectors = np.linalg.eigh(self._covariance * np.outer(scale, scale))
+        values[values < NO_SPREAD * values.max()] = 0.0
+        return np.asarray((vectors * np.sqrt(values)) @ vectors.T * deviations)
 
     def draws(self, count: int) -> tuple[Floats, Floats]:
         """Return `count` draws of the noise of the accuracies [B, K] and of the losses [B, K]; their mean is zero."""
