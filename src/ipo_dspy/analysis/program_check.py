@@ -15,6 +15,7 @@ import numpy as np
 from ipo_dspy.analysis.outcomes import Outcomes as Outcomes
 from ipo_dspy.analysis.outcomes import outcomes_of as outcomes_of
 from ipo_dspy.argument_checks import as_template, invalid
+from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally
 from ipo_dspy.scoring.exact_tests import fisher_test, mcnemar_test
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template
@@ -150,6 +151,7 @@ def check(
         other: ClipClassifier = program.deepcopy()
         other.template = as_template(against)
         against = other
+    examples = example_list(examples, "examples")
     now = outcomes_of(program, examples, skip_unreadable=skip_unreadable)
     if not isinstance(against, Outcomes):
         against = outcomes_of(against, examples, skip_unreadable=skip_unreadable)

@@ -14,7 +14,7 @@ from ipo_dspy.clip.bundled import canonical_model_name
 from ipo_dspy.clip.model_spec import ModelSpec, check_sigmoid_head, has_own_weights, resolve_model
 from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED
 from ipo_dspy.decisions import ClipDecider, class_logits
-from ipo_dspy.errors import DataError, Hint, ProgramFileError
+from ipo_dspy.errors import Hint, ProgramFileError
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:
@@ -136,12 +136,8 @@ class EncodingPredictor(LabeledPredictor):
     def _logits(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         return class_logits(self.backbone, image_features, template, self.texts_of(classes))
 
-    def _logits_of(
-        self, images: Sequence[Any], name: str, skip_unreadable: bool
-    ) -> "tuple[NDArray[np.float64], EncodedImages]":
+    def _logits_of(self, images: Sequence[Any], skip_unreadable: bool) -> "tuple[NDArray[np.float64], EncodedImages]":
         """Return the logits of those images that can be read, [N, C], and the encoded images."""
-        if not images or any(image is None for image in images):
-            raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
         encoded = self._encoded(images, skip_unreadable)
         logits = self._logits(encoded.features, self.template, self.classes or ())
         return logits.double().cpu().numpy(), encoded

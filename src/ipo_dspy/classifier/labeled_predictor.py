@@ -1,6 +1,7 @@
 """The part of a classifier that needs no model: labels and their texts, template, calibration, and its saved state."""
 
 import copy
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +23,8 @@ from ipo_dspy.program_files import load_program, write_state
 from ipo_dspy.scoring.calibration import Scaling
 from ipo_dspy.scoring.calibrator import Calibration, CalibrationReport
 from ipo_dspy.template import Template
+
+logger = logging.getLogger(__name__)
 
 STATE_KEY = "clip"
 _PREDICT_STATE = ("traces", "train", "demos", "signature", "fields", "lm")
@@ -188,10 +191,17 @@ class LabeledPredictor(dspy.Predict):
         """Remember that the template was chosen on images with these hashes; a sample of them is saved."""
         self._chosen_on = {"template": self.signature.instructions, "images": sample_of(keys)}
 
-    def _share_that_chose(self, keys: Iterable[str]) -> float:
-        """Return the share of images, 0 to 1, that chose the template, as far as that is known."""
+    def share_that_chose(self, keys: Iterable[str], remedy: str) -> float:
+        """Return the percentage of images with these hashes that chose the template, as far as that is known.
+
+        If there are some, log a warning that ends with the remedy.
+        """
         is_own = self._chosen_on.get("template") == self.signature.instructions
-        return share_inside(keys, self._chosen_on["images"]) if is_own else 0.0
+        share = 100.0 * share_inside(keys, self._chosen_on["images"]) if is_own else 0.0
+        if share:
+            fact = "about %.0f %% of the images chose the template, so its accuracy on them is too high; %s"
+            logger.warning(fact, share, remedy)
+        return share
 
     def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:
         self.calibration, self.calibration_report = calibration, None

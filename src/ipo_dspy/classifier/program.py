@@ -266,26 +266,23 @@ class ClipClassifier(PortablePredictor):
             )
         template = str(self.template)
         Calibration(template, unknown_label=unknown_label)
-        labels = [
-            class_index(example, i, label_field, classes) for i, example in enumerate(example_list(valset, "valset"))
-        ]
+        valset = example_list(valset, "valset")
+        labels = [class_index(example, i, label_field, classes) for i, example in enumerate(valset)]
         goal = build_objective(objective, costs, min_recall, None)
         goal.check(classes, {classes[k] for k in labels}, "valset", options=len(classes))
-        known, encoded = self._logits_of([example.get("image") for example in valset], "valset", skip_unreadable)
-        others = None
+        images = {"valset": [example.get("image") for example in valset]}
         if unknown is not None:
             listed = image_list(unknown, "unknown")
-            pictures = [each.get("image") if isinstance(each, dspy.Example) else each for each in listed]
-            others, _ = self._logits_of(pictures, "unknown", skip_unreadable)
+            images["unknown"] = [each.get("image") if isinstance(each, dspy.Example) else each for each in listed]
+        for name, pictures in images.items():
+            if not pictures or any(picture is None for picture in pictures):
+                raise DataError(f"{name} must be a list of examples with an image; pass dspy.Example(image=...)")
+        known, encoded = self._logits_of(images["valset"], skip_unreadable)
+        others = None if unknown is None else self._logits_of(images["unknown"], skip_unreadable)[0]
         scaling = self.scaling_of(self.template, classes)
         report = calibrate_logits(known, np.array(labels)[list(encoded.kept)], others, classes, settings, scaling)
-        if share := self._share_that_chose(encoded.keys):
-            report = replace(report, chose_template=100.0 * share)
-            logger.warning(
-                "about %.0f %% of the images chose the template, so its accuracy on them is too high, and confidences "
-                "on new images may be, too; calibrate on other images to know",
-                report.chose_template,
-            )
+        remedy = "confidences on new images may be, too: calibrate on other images to know"
+        report = replace(report, chose_template=self.share_that_chose(encoded.keys, remedy))
         calibrated: ClipClassifier = self.deepcopy()
         calibration = Calibration(template, report.temperature, report.threshold, unknown_label, report.threshold_score)
         calibrated._set_calibration(calibration, self._weights if is_kept and not weights else report.weights)

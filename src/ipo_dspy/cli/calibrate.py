@@ -123,6 +123,8 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
     lines = [(name, *(f"{value:.{digits.get(name, 2)}f}" for value in pair)) for name, pair in figures.items()]
     show.rows("before and after, on images that the fit did not see", ["", "before>", "after>"], lines)
     settings = [("temperature", f"{found.temperature:.4f}")]
+    if found.chose_template:
+        settings.append(("images that chose the template", f"{found.chose_template:.0f} %"))
     if found.weights_rejected:
         settings.append(("class weights", "none; they did not prove better"))
     if found.weights:

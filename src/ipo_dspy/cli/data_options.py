@@ -118,7 +118,7 @@ class SplitOptions:
             "--multi-label",
             help="Images have several labels or none, separated by | or ; in a table. A class folder is one label; "
             "images of folders that --classes leaves out have none. --shots draws images by their rarest label. Needs "
-            "a SigLIP.",
+            "a SigLIP, trained with a sigmoid loss, e.g. --model ViT-B-16-SigLIP --pretrained webli.",
         ),
     ] = False
 

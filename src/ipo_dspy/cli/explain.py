@@ -69,17 +69,19 @@ def explain(
         if labels and value:
             hint = "pass one of the two"
             raise InputError("must be left out with --labels", argument=option, value=str(value), hint=hint)
-    dataset = _read(sources[-1], images, training=labels)
-    if skip_unreadable:
-        dataset = dataset.pick(readable([example.image for example in dataset]))
     if template is None:
         program = clip.load(sources[0])
+        several, known = program.multi_label, program.classes
+        dataset = _read(sources[-1], images, training=labels, multi_label=several, known=known)
     else:
+        dataset = _read(sources[-1], images, training=labels)
         model = clip.model or opt.DEFAULT_MODEL
         weights = clip.pretrained or (None if clip.model else opt.DEFAULT_PRETRAINED)
         program = ClipClassifier(
             dataset.classes, template=template, model=model, pretrained=weights, device=clip.device
         )
+    if skip_unreadable:
+        dataset = dataset.pick(readable([example.image for example in dataset]))
     if program.is_calibrated:
         ignored = "class weights and threshold" if labels else "temperature, class weights and threshold"
         show.note(f"the program is calibrated: its {ignored} are not applied here")
@@ -100,15 +102,22 @@ def explain(
         _print(explanation, files)
 
 
-def _read(name: str, images: inputs.ImageOptions, *, training: bool) -> "ImageDataset":
-    """Return the test or training images of a bundled task or of a path."""
+def _read(
+    name: str,
+    images: inputs.ImageOptions,
+    *,
+    training: bool,
+    multi_label: bool = False,
+    known: Sequence[str] | None = None,
+) -> "ImageDataset":
+    """Return the test or training images of a bundled task or of a path, read as `ImageOptions.read_part` does."""
     from ipo_dspy import demo
 
     if name in demo.names() and not Path(name).exists():
         task = demo.load(name, classes="all")
         return task.trainset if training else task.testset
     roles = ("training",) if training else ("test", "validation", "training")
-    return images.read_part(Path(name), *roles)
+    return images.read_part(Path(name), *roles, multi_label=multi_label, known=known)
 
 
 def _parts(program: "ClipClassifier", dataset: "ImageDataset", *, halves: bool) -> "dict[str, ImageDataset]":

@@ -8,6 +8,8 @@ from ipo_dspy.errors import Argument, IPOError, LMCall
 
 WITHOUT = {("describer", "clip"): "description_model", ("proposer", "evolution"): "prompt_model"}
 """Argument values that correspond to omitting an option on the command line."""
+ARGUMENTS = {"backend": "ray"}
+"""Arguments that are set by a parameter of another name."""
 RENAMED = {
     "--lm": "--prompt-model",
     "--vlm": "--description-model",
@@ -31,12 +33,13 @@ def render(error: IPOError, command: str) -> str:
     def spell(argument: Argument) -> str:
         if other := options.get(WITHOUT.get((argument.name, str(argument.value)), "")):
             return f"no {other}"
-        if argument.name == "classes" and "data_classes" in options:
+        if argument == Argument("classes", ...) and "data_classes" in options:
             return options["data_classes"]  # the classes are those of the saved program
-        option, value = options.get(argument.name), argument.value
+        name, value = ARGUMENTS.get(argument.name, argument.name), argument.value
+        option = options.get(f"no_{name}" if value is False else name)
         if option is None:
             return str(argument)
-        if argument == Argument(argument.name) or value is True:
+        if argument == Argument(argument.name) or isinstance(value, bool):
             return option
         if isinstance(value, LMCall):
             settings = " ".join(f"{option}-kwargs {str(setting).replace(chr(39), '')}" for setting in value.settings)
@@ -50,14 +53,15 @@ def render(error: IPOError, command: str) -> str:
 
 @functools.cache
 def _options(command: str) -> Mapping[str, str]:
-    """Return the option of each parameter of a command."""
+    """Return the option of each parameter of a command, and that of `no_NAME` which turns it off."""
     import typer.main
 
     from ipo_dspy.cli.app import app
 
     commands = getattr(typer.main.get_command(app), "commands", {})
     parameters = commands[command].params if command in commands else ()
-    return {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
+    on = {str(p.name): p.opts[0] for p in parameters if p.opts[0].startswith("--")}
+    return on | {f"no_{p.name}": p.secondary_opts[0] for p in parameters if p.secondary_opts}
 
 
 def modernize(arguments: Sequence[str], command: str) -> tuple[list[str], str]:

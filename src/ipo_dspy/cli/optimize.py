@@ -163,16 +163,17 @@ def optimize(
     from ipo_dspy.class_texts import load_class_texts
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.clip.loading import check_weights
-    from ipo_dspy.clip.model_spec import weights_of
+    from ipo_dspy.clip.model_spec import check_sigmoid_head, resolve_model, weights_of
     from ipo_dspy.distributed import RayScorer
     from ipo_dspy.run.progress import is_watched
 
+    if several := parts.multi_label:
+        check_sigmoid_head(*resolve_model(model, pretrained, device, "float32"))  # before images are read
     sets = parts.read(data, images, seed=search.seed, halves=base_novel)
     if is_watched():  # like progress bars, not printed to logs
         show.note(sets.summary(data.name))
     tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
-    several = parts.multi_label
     program = ClipClassifier(
         named, template=template, model=model, pretrained=pretrained, device=device, multi_label=several
     )

@@ -15,7 +15,7 @@ from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import Argument, DataError, Hint
 
 __all__ = [
     "BENCHMARKS",
@@ -94,7 +94,6 @@ def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "
 
 def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:
     """Return the options after checking that the kind of data accepts each."""
-    for name, value in options.items():
-        if name not in known:
-            raise DataError(f"{place} is {kind}, which does not accept {name}={value!r}; remove it")
+    if unknown := [name for name in options if name not in known]:
+        raise DataError(f"{place} is {kind}", hint=Hint("remove {}, which it does not accept", Argument(unknown[0])))
     return options

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypedDict, overload
 import dspy
 
 from ipo_dspy._internal.counts import first_few, pluralize
-from ipo_dspy.data.sampling import few_shot, select, split_classes
+from ipo_dspy.data.sampling import NO_CLASS, few_shot, select, split_classes
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
 
@@ -91,7 +91,9 @@ class ImageDataset(list[dspy.Example]):
         """
         counts = self.counts()
         # An image with several labels is drawn by its rarest one.
-        drawn_by = [min(_label_list(item.label), key=lambda name: (counts[name], name), default="") for item in self]
+        drawn_by = [
+            min(_label_list(item.label), key=lambda name: (counts[name], name), default=NO_CLASS) for item in self
+        ]
         train, held_out = select(drawn_by, shots=shots, test=test, seed=seed)
         return self.pick(train), self.pick(held_out or ())
 

@@ -18,9 +18,10 @@ from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, class_name
 from ipo_dspy.data.folder import load_image_folder
 from ipo_dspy.data.image_tree import check_access
 from ipo_dspy.data.labels import MAX_LABEL
+from ipo_dspy.data.sampling import NO_CLASS
 from ipo_dspy.data.table import base_folder, find_columns, rows_of_split, table_example
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES, ImageTable, open_table
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import Argument, DataError, Hint, InputError
 from ipo_dspy.template import check_classes, same_class
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def label_sets_catalog(path: str | PathLike[str], **options: Unpack[DataOptions]
 
 def _folder_catalog(place: Path, options: DataOptions) -> Catalog:
     if others := [name for name in options if name not in ("split", "classes")]:
-        raise DataError(f"{place} is a folder of class folders, which does not accept {others[0]}; remove it")
+        hint = Hint("remove {}, which it does not accept", Argument(others[0]))
+        raise DataError(f"{place} is a folder of class folders", hint=hint)
     images, classes = load_image_folder(place, split=options.get("split")), options.get("classes")
     known = {name: name if classes is None else same_class(name, classes) for name in images.classes}
     if not any(known.values()):
@@ -102,7 +104,7 @@ def _catalog(place: Path, sets: dict[int, list[str]], classes: Sequence[str] | N
     except InputError as error:
         raise DataError(f"{place}: {error}") from error
     rows = list(sets)
-    rarest = [min(sets[row], key=lambda label: (counts[label], label), default=_NONE) for row in rows]
+    rarest = [min(sets[row], key=lambda label: (counts[label], label), default=NO_CLASS) for row in rows]
     return Catalog(names, rarest, lambda drawn: ImageDataset((item(rows[at]) for at in drawn), classes=names))
 
 

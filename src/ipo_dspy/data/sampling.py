@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 VALIDATION_SHOTS = 4
 """Maximum number of validation images per class in the protocol."""
+NO_CLASS = ""
+"""Label of images of no class: they are drawn like those of a class, but messages do not name one."""
 
 
 class FewShotSample(NamedTuple):
@@ -78,7 +80,7 @@ def train_test(labels: Sequence[Hashable], *, test: float, seed: int) -> tuple[l
     untested: list[str] = []
     for (label, rows), size in zip(by_label.items(), sizes, strict=True):
         chosen.update(rng.sample(rows, size))
-        if not size:
+        if not size and label != NO_CLASS:
             untested.append(f"{label} ({len(rows)})")
     if labels and not chosen:
         fact = "must leave at least one class with a test image"
@@ -148,7 +150,8 @@ def _draw(labels: Sequence[Hashable], shots: int, rng: random.Random) -> list[in
 
 
 def _warn_short_classes(labels: Sequence[Hashable], shots: int) -> None:
-    short = [f"{label} ({len(rows)})" for label, rows in _by_label(labels).items() if len(rows) < shots]
+    by_class = {label: rows for label, rows in _by_label(labels).items() if label != NO_CLASS}
+    short = [f"{label} ({len(rows)})" for label, rows in by_class.items() if len(rows) < shots]
     if short:
         fact = f"{pluralize(len(short), 'class')} {'has' if len(short) == 1 else 'have'} fewer than"
         logger.warning("%s %s; using all of them: %s", fact, pluralize(shots, "training image"), first_few(short))

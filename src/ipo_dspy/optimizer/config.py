@@ -155,7 +155,8 @@ class OptimizerConfig:
         shows_images = self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
         alone = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
         if searches_words and self.goal != DEFAULT:
-            yield "objective", "'accuracy', without floors, if class texts are searched", alone
+            needed = "'accuracy'" if self.goal.argument == "objective" else "None"
+            yield self.goal.argument, f"{needed} if class texts are searched", alone
         if searches_words and self.also:
             yield "also", "empty if class texts are searched", alone
         if searches_words and is_remote:
@@ -191,7 +192,7 @@ class OptimizerConfig:
             ("also", list(self.also) or None, "empty"),
         ):
             if value is not None:
-                condition = f"{needed} with multi_label=True"
+                condition = f"{needed} for images with several labels"
                 raise invalid(name, condition, value, "omit it, or search a classifier with one label for each image")
 
     def _check_parts(self) -> None:

@@ -296,7 +296,8 @@ def evaluate(
 
     Faster than `dspy.Evaluate` with the same accuracy, because images are encoded in batches and class texts once. The
     objective is given as for `IPO`; the other measures are returned with any objective. With its own template a
-    calibrated classifier is scored by its calibrated probabilities; its threshold is not applied.
+    calibrated classifier is scored by its calibrated probabilities; its threshold is not applied. A warning is logged
+    if images chose the template in a search, so that the accuracy is too high.
 
     Raises:
         InputError: an objective that `IPO` would refuse.
@@ -319,6 +320,7 @@ def evaluate(
     )
     program = classifier.scored_parts
     if not templates:
+        _ = classifier.share_that_chose(evaluation_set.keys, "evaluate on other images")
         return [replace(evaluation_set.calibrated(classifier).evaluate(classifier.template), program=program)]
     plain = {**program, "calibration": None}
     return [

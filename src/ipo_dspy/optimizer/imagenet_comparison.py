@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.optimizer.evaluation import build_evaluation_set
 from ipo_dspy.optimizer.final_choice import MANY_LOGITS
 from ipo_dspy.optimizer.selection import leaders
@@ -88,7 +89,7 @@ def compare_with_imagenet(
     True
     """
     images = collect_training_images(
-        classifier, {"self": classifier}, examples, name="examples", label_field=label_field
+        classifier, {"self": classifier}, example_list(examples, "examples"), name="examples", label_field=label_field
     )["self"]
     scorer = build_evaluation_set(classifier, images, skip_unreadable=skip_unreadable).scorer
     prompts = ImagenetPrompts(EventRecorder(), classifier.backbone, classifier.texts_of(images.classes))

@@ -53,10 +53,12 @@ def check_objective(
             accuracy nor the loss.
     """
     if images.label_sets is not None:
-        if objective.name not in ("accuracy", "loss") or objective.min_recall:
-            given = "min_recall" if objective.min_recall else objective.name
-            condition = "'accuracy' or 'loss' without floors for images with several labels"
-            raise invalid("objective", condition, given, Hint("for example {objective}", objective="loss"))
+        if (argument := objective.argument) != "objective":
+            condition = "None for images with several labels"
+            raise invalid(argument, condition, getattr(objective, argument), "omit it")
+        if objective.name not in ("accuracy", "loss"):
+            condition = "'accuracy' or 'loss' for images with several labels"
+            raise invalid("objective", condition, objective.name, Hint("for example {objective}", objective="loss"))
         return
     own = set(images.classes)
     labels = {*images.labels, *(label for label in classes if label not in own)}

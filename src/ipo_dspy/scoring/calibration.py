@@ -60,6 +60,12 @@ class Scaling:
         """Return scaled logits [N, C]."""
         return np.asarray(logits / self.temperature + self.log_weights)
 
+    def corrected(self, factor: float, held_out: Floats) -> "ScalingFit":
+        """Return this scaling and the scaled logits [N, C] divided by a factor, within the limits of a temperature."""
+        temperature = float(np.clip(self.temperature * factor, *TEMPERATURES))
+        factor = temperature / self.temperature
+        return ScalingFit(Scaling(temperature, self.log_weights / factor), held_out / factor, True)
+
 
 @dataclass(frozen=True, slots=True)
 class ScalingFit:
@@ -179,9 +185,7 @@ def fit_scaling(
     if not temperature:
         return ScalingFit(scaling, weighted, True)
     # The penalty of the weights makes the joint temperature too high, and fitted weights make it too low.
-    correction = _fit(weighted, labels, importance, True, False).temperature
-    corrected = Scaling(scaling.temperature * correction, scaling.log_weights / correction)
-    return ScalingFit(corrected, weighted / correction, True)
+    return scaling.corrected(_fit(weighted, labels, importance, True, False).temperature, weighted)
 
 
 def folds_of(labels: Indices, *, seed: int = 0) -> Indices:
@@ -370,7 +374,8 @@ def accuracy_over_coverage(confidence: Floats, correct: Flags) -> tuple[Floats, 
 def threshold_for_coverage(confidence: Floats, coverage: float) -> float:
     """Return the threshold at which at least this share of images is answered, and not one group of equals more.
 
-    Like the thresholds below it is halfway to the next lower confidence. If there is none, it is 0, or lower.
+    Like the thresholds below it is halfway to the next lower confidence. If there is none, it is 0: every image is
+    answered.
 
     >>> threshold_for_coverage(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
     0.5
@@ -419,11 +424,12 @@ def _least_answered(confidence: Floats, coverage: float) -> float:
 
 
 def _below(confidence: float, others: Floats) -> float:
-    """Return the middle between a confidence and the next lower one, so that rounding moves no image across it."""
+    """Return the middle between a confidence and the next lower one, so that rounding moves no image across it.
+
+    It is 0, which rejects no image, only if there is no lower one; scores around it may be negative.
+    """
     lower = others[others < confidence]
-    if not len(lower):
-        return 0.0 if confidence > 0 else float(confidence) - 1.0
-    return float((confidence + lower.max()) / 2)
+    return float((confidence + lower.max()) / 2 or confidence / 2) if len(lower) else 0.0
 
 
 def auroc(known: Floats, unknown: Floats) -> float:

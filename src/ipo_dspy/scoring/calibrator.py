@@ -69,9 +69,10 @@ class Calibration:
     Attributes:
         template: text of the template.
         temperature: divides the logits.
-        threshold: an image with a lower score belongs to none of the classes; 0 without a threshold.
+        threshold: an image with a lower score belongs to none of the classes; 0 rejects no image, by either score.
         unknown_label: label of such an image.
-        threshold_score: the score that is compared with the threshold: the confidence, or the in-distribution score.
+        threshold_score: the score that is compared with the threshold: the confidence, or the in-distribution score,
+            which may be negative. With a threshold of 0 it is the confidence, which is never lower.
 
     Raises:
         InputError: a number that is not finite or out of range, or another type.
@@ -90,8 +91,8 @@ class Calibration:
         one_of("threshold_score", self.threshold_score, get_args(ThresholdScore))
         if self.threshold_score == "confidence":
             require_share("threshold", self.threshold)
-        else:
-            require_number("threshold", self.threshold, -sys.float_info.max)
+        elif not require_number("threshold", self.threshold, -sys.float_info.max):
+            object.__setattr__(self, "threshold_score", "confidence")
         if not isinstance(self.unknown_label, str | None) or self.unknown_label == "":
             raise invalid("unknown_label", "a text or None", self.unknown_label, "for example unknown_label='other'")
 
@@ -199,7 +200,8 @@ class CalibrationSettings:
         one_of("objective", self.objective, get_args(CalibrationObjective))
         build_objective(self.objective, self.costs, self.min_recall, None)
         if goals := [name for name in COSTS_OR_FLOORS if getattr(self, name) and not self.weights]:
-            raise invalid("weights", f"True with {goals[0]}", self.weights, "only class weights move decisions")
+            hint = Hint("remove {weights}", weights=False)
+            raise InputError("needs class weights, which alone move decisions", argument=goals[0], hint=hint)
         flag("temperature", self.temperature)
         flag("weights", self.weights)
         rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
@@ -281,7 +283,7 @@ def calibrate_logits(
         weights=dict(zip(classes, factors, strict=True)) if fit.has_weights else {},
         weights_rejected=settings.weights and not fit.has_weights,
         threshold=threshold,
-        threshold_score=settings.threshold_score if threshold else "confidence",
+        threshold_score=score if threshold else "confidence",
         coverage=coverage,
         answered_accuracy=100.0 * float(correct[answered].mean()) if answered.any() else None,
         unknown_answered=None if doubts is None else 100.0 * float((doubts >= threshold).mean() if threshold else 1.0),
@@ -297,9 +299,10 @@ def _with_shifts(fit: ScalingFit, labels: Indices, rule: DecisionRule, *, with_t
     if (found := fit_shifts(fit.held_out, labels, rule)) is None:
         return fit
     shifts, held_out = found
-    correction = fit_temperature(held_out, labels) if with_temperature else 1.0
-    scaling = Scaling(fit.scaling.temperature * correction, (fit.scaling.log_weights + shifts) / correction)
-    return ScalingFit(scaling, held_out / correction, True)
+    scaling = Scaling(fit.scaling.temperature, fit.scaling.log_weights + shifts)
+    if not with_temperature:
+        return ScalingFit(scaling, held_out, True)
+    return scaling.corrected(fit_temperature(held_out, labels), held_out)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

@@ -69,12 +69,22 @@ class DecisionRule:
         return float((predicted[inside] == k).mean()) if inside.any() else 1.0
 
     def is_better(self, new: Indices, old: Indices, labels: Indices) -> bool:
-        """Return True if predictions of images that nothing was fitted to miss floors by less, or cost clearly less."""
-        (missed, value), (missed_before, value_before) = (self.rank(each, labels) for each in (new, old))
-        if missed != missed_before or self.costs is None:
-            return missed > missed_before or (missed == missed_before and value > value_before)
-        saved = self.costs[labels, old] - self.costs[labels, new]  # [N]
-        return bool(saved.mean() > SIGNIFICANT * saved.std() / math.sqrt(len(labels)))
+        """Return True if predictions of images that nothing was fitted to clearly miss floors by less, or cost less."""
+        missed, missed_before = (self.rank(each, labels)[0] for each in (new, old))
+        if missed < missed_before:
+            return False
+        gains = np.zeros(len(labels))  # [N]
+        if missed > missed_before:
+            hits = (new == labels) * 1.0 - (old == labels)
+            for k, floor in self.floors.items():
+                if min(self.recall(k, each, labels) for each in (new, old)) < floor:
+                    inside = labels == k
+                    gains[inside] = hits[inside] / inside.sum()
+            if gains.min() >= 0:  # not by chance: higher logits of a class lose none of its images
+                return True
+        elif self.costs is not None:
+            gains = self.costs[labels, old] - self.costs[labels, new]
+        return bool(gains.mean() > SIGNIFICANT * gains.std() / math.sqrt(len(labels)))
 
 
 def search_shifts(logits: Floats, labels: Indices, rule: DecisionRule) -> Floats:

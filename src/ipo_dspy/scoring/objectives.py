@@ -188,6 +188,11 @@ class Objective:
             condition = f"another than 'top5' with {options} classes, all of which are among the five likeliest"
             raise invalid("objective", condition, "top5", Hint("for example {objective}", objective="accuracy"))
 
+    @property
+    def argument(self) -> str:
+        """The name of the argument that sets the objective, or floors."""
+        return next((name for name in ("min_recall", "costs", "metric") if getattr(self, name)), "objective")
+
 
 DEFAULT = Objective()
 
