@@ -81,6 +81,11 @@ def test_order_is_temperature_weights_threshold(base: DemoTask) -> None:
     assert plain(image=image).scores == after.scores
 
 
+def test_examples_and_images_may_be_iterated_once(base: DemoTask, novel: DemoTask, calibrated: ClipClassifier) -> None:
+    once: Any = {"valset": iter(base.trainset), "unknown": (example.image for example in novel.trainset)}
+    assert base.program.calibrate(**once).calibration == calibrated.calibration
+
+
 def test_calls_batches_and_async_calls_agree(base: DemoTask, novel: DemoTask, calibrated: ClipClassifier) -> None:
     examples = [*base.testset[:4], *novel.testset[:4]]
     batch = answers(calibrated, examples)
@@ -404,7 +409,7 @@ def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask)
         ({"costs": {("bat", "bear"): -2.0}}, r"costs must be a number of at least 0 for \('bat', 'bear'\), got -2\.0"),
         ({"costs": {("bat", "bear"): 2.0}, "objective": "loss"}, "costs must be None with objective='loss'"),
         ({"min_recall": {"bear": 0.9}}, "min_recall must be given for classes with images in the valset, got 'bear'"),
-        ({"min_recall": {"bat": 0.9}, "weights": False}, "weights must be True with min_recall, got False"),
+        ({"min_recall": {"bat": 0.9}, "weights": False}, "min_recall needs class weights, .*; remove weights=False"),
         ({"coverage": 90}, r"coverage must be a number from 0 to 1, got 90; for example coverage=0\.9"),
         (
             {"threshold": 0.5, "precision": 0.9},
@@ -413,6 +418,8 @@ def test_unusable_arguments_are_errors_before_images_are_encoded(base: DemoTask)
         ({"weights": "no"}, "weights must be True or False"),
         ({"unknown_label": base.classes[0]}, "unknown_label must not be one of the classes"),
         ({"unknown_label": 3}, "unknown_label must be a text or None, got 3"),
+        ({"unknown": []}, "unknown must be a list of examples with an image"),
+        ({"unknown": "missing.png"}, "unknown must be a list of images, got one"),
         ({"label_field": "class"}, r"valset\[0\] must have one of the 25 classes as its class, got None"),
     )
     for arguments, message in cases:
@@ -450,7 +457,12 @@ def test_images_that_chose_the_template_are_noticed(
 
     with caplog.at_level(logging.WARNING, logger="ipo_dspy"):
         assert share(loaded, base.testset) == 0
+        evaluate(loaded, base.testset)
+        evaluate(loaded, base.valset, templates=[TEMPLATE])
         assert not caplog.records
+        evaluate(loaded, base.valset)
+        assert "100 % of the images chose the template, so its accuracy on them is too high; evaluate" in caplog.text
+        caplog.clear()
         assert share(loaded, base.trainset) == share(loaded, base.valset) == 100
     assert "100 % of the images chose the template" in caplog.text
     assert share(best, [*base.trainset, *base.testset[: len(base.trainset)]]) == pytest.approx(50, abs=20)

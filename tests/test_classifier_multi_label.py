@@ -272,15 +272,15 @@ def test_the_loss_can_be_the_objective(backbone: Backbone, examples: list[dspy.E
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "macro_f1"}, "objective must be 'accuracy' or 'loss' without floors .* got 'macro_f1'"),
-        ({"min_recall": {"dog": 0.5}}, "objective must be 'accuracy' or 'loss' without floors .* got 'min_recall'"),
-        ({"metric": lambda example, prediction: 1.0}, "objective must be 'accuracy' or 'loss'"),
+        ({"objective": "macro_f1"}, "objective must be 'accuracy' or 'loss' for images .*, got 'macro_f1'"),
+        ({"min_recall": {"dog": 0.5}}, "min_recall must be None for images with several labels, got {'dog': 0.5}"),
+        ({"metric": lambda example, prediction: 1.0}, "metric must be None for images with several labels"),
         (
             {"optimize": ["template", "class_texts"], "candidates": {"dog": ["puppy"]}},
-            "optimize must be 'template' with multi_label=True",
+            "optimize must be 'template' for images with several labels",
         ),
-        ({"also": ["demo"]}, r"also must be empty with multi_label=True, got \['demo'\]"),
-        ({"backend": RayScorer("auto")}, "backend must be None with multi_label=True, got 'RayScorer'"),
+        ({"also": ["demo"]}, r"also must be empty for images with several labels, got \['demo'\]"),
+        ({"backend": RayScorer("auto")}, "backend must be None for images with several labels, got 'RayScorer'"),
     ],
     ids=["objective", "floors", "metric", "words", "encoders", "ray"],
 )

@@ -10,6 +10,8 @@ import pytest
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.bundled import DEMO_VIT
+from ipo_dspy.clip.image_features import encode_images
+from ipo_dspy.data import load_image_folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,22 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     assert ClipClassifier.from_file(folders / "calibrated.json")(image=str(image)).scores
 
 
+def test_images_that_chose_the_template_are_shown(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, images = ClipClassifier.from_file(folders / "program.json"), load_image_folder(folders / "known")
+    program.note_choice(encode_images(program.backbone, [example.image for example in images]).keys)
+    program.save(tmp_path / "best.json")
+    best, known, page = str(tmp_path / "best.json"), str(folders / "known"), tmp_path / "page.html"
+    code, out, err = call(capsys, "calibrate", best, known, "--report", str(page))
+    assert code == 0
+    assert re.search(r"images that chose the template\W+100 %", out)
+    assert "100 % of the images chose the template" in err
+    assert "of the images chose the template" in page.read_text()
+    assert json.loads(call(capsys, "calibrate", best, known, "--json")[1])["chose_template"] == 100
+    assert "100 % of the images chose the template" in call(capsys, "evaluate", best, known)[2]
+
+
 def test_unknown_images_that_cannot_be_separated_are_reported(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +137,7 @@ def test_unknown_images_below_the_threshold_are_shown(
         ),
         (["--unknown-label", "bear"], "--unknown-label must not be one of the classes, got 'bear'"),
         (["--unknown", "nowhere"], "nowhere"),
+        (["--no-weights", "--min-recall", "bat=0.5"], "--min-recall needs class weights, .*; remove --no-weights\n"),
         (["--out", "result.txt"], r"must end in \.json, got 'result\.txt'"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ipo_dspy.cli.data_options import DataSets, ImageOptions, SplitOptions
+from ipo_dspy.cli.messages import render
 from ipo_dspy.errors import DataError, InputError
 
 NO_OPTIONS = ImageOptions()
@@ -158,8 +159,14 @@ def test_columns_that_were_chosen_are_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_folder_takes_no_option_of_a_table(tmp_path: Path) -> None:
     data = plant(tmp_path, {"cat": 4, "dog": 4})
-    with pytest.raises(DataError, match=r"a folder of class folders, which does not accept label='x'; remove it"):
-        sets(data, ImageOptions(label="x"))
+    for options, option in (
+        (ImageOptions(label="x"), "--label-column"),
+        (ImageOptions(classes="cat,dog"), "--classes"),
+    ):
+        with pytest.raises(DataError, match=r"a folder of class folders; remove .*, which it does not accept") as error:
+            sets(data, options)
+        for command in ("optimize", "evaluate"):
+            assert f"remove {option}, " in render(error.value, command)
 
 
 def test_other_folders_validate_and_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

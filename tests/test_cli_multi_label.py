@@ -62,6 +62,9 @@ def test_a_table_is_searched_and_evaluated(folder: Path, tmp_path: Path, capsys:
     result = json.loads(out)
     assert result["mean_average_precision"] == pytest.approx(expected.measures["mean_average_precision"])
     assert result["images"] == len((folder / "table.csv").read_text().splitlines()) - 1
+    code, out, err = call(capsys, "explain", tmp_path / "run" / "best.json", folder / "table.csv", "--json")
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["scores"]["all"]["accuracy"] == pytest.approx(result["accuracy"])
     code, out, err = call(capsys, "calibrate", tmp_path / "run" / "best.json", folder / "table.csv")
     assert code == 2
     assert "multi_label must be False to calibrate" in err
@@ -86,14 +89,22 @@ def test_one_class_of_folders_is_there_or_not(
     [
         (["--base-novel"], "--multi-label cannot be used with --base-novel"),
         (["--min-images", "2"], "--min-images must be 1 with --multi-label, got 2; omit it"),
-        (["--model", "demo"], "for several labels, such as a SigLIP, got 'demo'"),
+        (["--min-recall", "bat=0.5"], "--min-recall must be None for images with several labels"),
+        (["--ray", "auto"], "--ray must be None for images with several labels"),
         (["--classes", "bat,bear"], "has the unknown label"),
     ],
 )
 def test_mistakes_are_reported(
     folder: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = [] if "--model" in options else ["--model", f"local-dir:{folder / 'model'}"]
-    code, _, err = call(capsys, "optimize", folder / "table.csv", "--multi-label", *model, *options)
+    model = f"local-dir:{folder / 'model'}"
+    code, _, err = call(capsys, "optimize", folder / "table.csv", "--multi-label", "--model", model, *options)
     assert code == 2
     assert message in err
+
+
+def test_a_softmax_model_is_refused_before_images_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "optimize", folder / "table.csv", "--multi-label", "--model", "demo", "--shots", 99)
+    assert code == 2
+    assert err.startswith("ipo-dspy: --model must be a model with a sigmoid head")
+    assert err.count("\n") == 1

@@ -97,7 +97,7 @@ def test_one_class_of_folders_is_there_or_not(photos: Path, caplog: pytest.LogCa
     assert "images of 2 folders count as images without a label: park, street" in caplog.text
     with pytest.raises(DataError, match="has the unknown label 'dog'; expected one of 'cat'"):
         load_label_sets(photos / "shop", classes=["cat"])
-    with pytest.raises(DataError, match="is a folder of class folders, which does not accept label; remove it"):
+    with pytest.raises(DataError, match="is a folder of class folders; remove label, which it does not accept"):
         load_label_sets(photos / "shop", label="x")
     with pytest.raises(DataError, match="is not a table, which several labels need"):
         load_label_sets(photos / "shop" / "dog" / "a.png")
@@ -109,6 +109,16 @@ def test_shots_draw_images_of_rare_labels(photos: Path) -> None:
     for seed in range(5):
         drawn, _, _ = label_sets_catalog(photos / "t.csv").split(shots=1, test=None, seed=seed)
         assert sorted(map(str, (item.label for item in drawn))) == ["['dog', 'ball']", "['dog']", "[]"]
+
+
+def test_no_label_is_not_a_class_with_few_images(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = read(photos, "image,labels\na.png,dog\nb.png,dog\nc.png,dog\nd.png,ball\ne.png,(none)\n")
+    with caplog.at_level(logging.WARNING, logger="ipo_dspy"):
+        label_sets_catalog(photos / "t.csv").split(shots=9, test=0.5, seed=0)
+        data.split(shots=9, test=0.5)
+    untested, few = "too few images to test 1 class: ball (1)", "2 classes have fewer than 9 training images"
+    messages = [message for message in caplog.messages if "image" in message]
+    assert messages == [untested, f"{few}; using all of them: dog (1), ball (1)"] * 2
 
 
 def test_parts_of_a_data_set_keep_label_sets(photos: Path) -> None:

@@ -27,6 +27,7 @@ from ipo_dspy.scoring.calibration import (
     threshold_for_precision,
     threshold_for_unknown,
 )
+from ipo_dspy.scoring.calibrator import Calibration, CalibrationSettings, calibrate_logits
 
 
 def world(
@@ -234,6 +235,18 @@ def test_coverage_is_reached_by_the_highest_threshold(confidence: Floats, covera
     lowest = confidence[confidence >= threshold].min()
     assert (confidence > lowest).mean() < coverage
     assert threshold not in confidence or threshold == 0
+
+
+def test_a_threshold_of_zero_rejects_nothing() -> None:
+    """Scores of unknown images may be negative, so a threshold between two of them is never 0."""
+    assert threshold_for_unknown(np.array([1.0, 3.0]), np.array([-1.0])) == 0.5
+    assert threshold_for_coverage(np.array([-3.0, -1.0]), 1.0) == threshold_for_coverage(np.array([1.0]), 1.0) == 0
+    logits, labels = world(0, 60, 3)
+    settings = CalibrationSettings(coverage=1.0, threshold_score="in_distribution")
+    report = calibrate_logits(logits - 50, labels, logits - 60, ["a", "b", "c"], settings)
+    assert (report.threshold, report.coverage, report.unknown_answered) == (0, 100, 100)
+    calibration = Calibration("a <CLASS>.", threshold=0.0, threshold_score="in_distribution")
+    assert calibration == Calibration("a <CLASS>.")
 
 
 def test_precision_holds_on_new_images() -> None:

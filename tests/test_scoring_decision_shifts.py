@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.scoring.calibration import accuracy
-from ipo_dspy.scoring.calibrator import CalibrationSettings, calibrate_logits
+from ipo_dspy.scoring.calibrator import Calibration, CalibrationSettings, calibrate_logits
 from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts, search_shifts
 
 NAMES = ["a", "b", "c"]
@@ -57,6 +57,27 @@ def test_costs_without_effect_seldom_pass() -> None:
     """Plain decisions by calibrated probabilities are the best ones if all errors cost the same."""
     rule = DecisionRule.of({("a", "b"): 1.0}, {}, accuracy, NAMES)
     assert sum(fit_shifts(*world(seed, 150), rule) is not None for seed in range(100)) <= 5
+
+
+def test_floors_that_are_met_or_compete_seldom_pass() -> None:
+    """Without a better decision to be found, a class gains images only by chance, or at the expense of another one."""
+    met = DecisionRule.of({}, {"c": 0.1}, accuracy, NAMES)
+    assert not any(fit_shifts(*world(seed, 150), met) for seed in range(20))
+    all_classes = DecisionRule.of({}, dict.fromkeys(NAMES, 0.95), accuracy, NAMES)
+    assert sum(fit_shifts(*world(seed, 150), all_classes) is not None for seed in range(40)) <= 4
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-2, 1e3])
+def test_temperatures_stay_within_their_limits(scale: float) -> None:
+    """Small logits need a temperature at its limit, which weights and shifts, fitted after it, would cross."""
+    for seed in range(15):
+        logits, labels = world(seed, 60)
+        logits = scale * (logits + np.array([2, 0, 0]))
+        for goals in ({}, {"costs": {("a", "b"): 10.0, ("a", "c"): 10.0}}, {"min_recall": {"c": 0.95}}):
+            report = calibrate_logits(logits, labels, None, NAMES, CalibrationSettings(**goals))
+            Calibration("a <CLASS>.", report.temperature)
+            assert report.temperature <= 100
+            assert np.isfinite([*report.weights.values()]).all()
 
 
 def test_a_report_has_cost_and_recalls() -> None:

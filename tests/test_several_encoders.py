@@ -152,6 +152,11 @@ def test_a_loaded_model_and_class_texts(task: DemoTask) -> None:
             InputError,
             "also must be empty if class texts are searched, .*in a run of its own",
         ),
+        (
+            {"min_recall": {"bat": 0.5}, "optimize": "class_texts", "candidates": {"bat": ["flying mammal"]}},
+            InputError,
+            "min_recall must be None if class texts are searched, got {'bat': 0.5}; .*in a run of its own",
+        ),
         ({"across": "worst"}, InputError, "across must be 'mean' without other models, got 'worst'; pass also="),
         ({"also": ["demo"], "across": "best"}, InputError, "across must be one of 'mean', 'worst'"),
     ],
