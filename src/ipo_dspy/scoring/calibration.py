@@ -426,7 +426,7 @@ def _least_answered(confidence: Floats, coverage: float) -> float:
 def _below(confidence: float, others: Floats) -> float:
     """Return the middle between a confidence and the next lower one, so that rounding moves no image across it.
 
-    It is 0, which rejects no image, only if there is no lower one; scores around it may be negative.
+    Without a lower one it is 0, which rejects no image. Otherwise it is never 0, not even between scores of -1 and 1.
     """
     lower = others[others < confidence]
     return float((confidence + lower.max()) / 2 or confidence / 2) if len(lower) else 0.0
