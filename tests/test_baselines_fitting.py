@@ -167,16 +167,17 @@ def test_settings_are_taken_by_their_old_names_with_a_warning(
 ) -> None:
     method = build_method(name, **new)
     for build in (partial(build_method, name), type(method)):
-        with pytest.warns(DeprecationWarning, match="is now named") as warned:
+        with pytest.warns(DeprecationWarning, match="is deprecated") as warned:
             assert build(**old) == method
-        assert [str(one.message).partition(" is now named ")[::2] for one in warned] == [
-            (one, f"{other}; pass {other}={old[one]!r}") for one, other in zip(old, new, strict=True)
+        assert [str(one.message) for one in warned] == [
+            f"{one}= is deprecated and will be removed in version 0.3; use {other}="
+            for one, other in zip(old, new, strict=True)
         ]
         assert {Path(one.filename).name for one in warned} == {Path(__file__).name}
 
 
 def test_a_setting_by_both_names_and_one_of_another_method_are_refused() -> None:
-    with pytest.raises(InputError, match="batch is the old name of batch_size, and both are given"):
+    with pytest.raises(InputError, match="batch is an earlier name of batch_size; pass batch_size only"):
         build_method("coop", batch=3, batch_size=4)
     with pytest.raises(InputError, match="coop has no setting 'weight'"):
         build_method("coop", weight=3.0)

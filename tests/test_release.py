@@ -14,8 +14,7 @@ from packaging.version import Version
 
 import ipo_dspy
 from ipo_dspy._internal.moved_modules import MOVED
-from ipo_dspy._internal.renames import OLD_ARGUMENTS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES
-from ipo_dspy.baselines import old_names
+from ipo_dspy._internal.renames import OLD_ARGUMENTS, OLD_BASELINE_SETTINGS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES
 from ipo_dspy.cli import messages
 from ipo_dspy.cli.doctor_environment import EXTRAS
 
@@ -38,7 +37,7 @@ def test_the_citation_has_the_version() -> None:
 
 @pytest.mark.parametrize(
     "renamed",
-    [MOVED, OLD_ARGUMENTS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES, old_names.RENAMED, messages.RENAMED],
+    [MOVED, OLD_ARGUMENTS, OLD_PROPOSER_SETTINGS, OLD_REQUEST_MODES, OLD_BASELINE_SETTINGS, messages.RENAMED],
     ids=["modules", "arguments", "proposer settings", "request modes", "baseline settings", "options"],
 )
 def test_the_upgrade_page_has_every_renamed(renamed: Mapping[str, str]) -> None:

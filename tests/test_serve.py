@@ -35,7 +35,7 @@ from torch import Tensor
 
 from helpers.cli_calls import call
 from helpers.cli_process import Processes
-from ipo_dspy import ClipClassifier, ClipDecider
+from ipo_dspy import ClipClassifier, ClipDecider, demo
 from ipo_dspy.clip.image_features import open_image
 from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import DataError, ImageError, InputError
@@ -191,6 +191,17 @@ def test_the_program_and_its_page_are_shown(client: httpx.Client, task: DemoTask
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert client.get("/page.js").headers["content-type"].startswith("text/javascript")
     assert client.get("/healthz").json() == {"status": "ready"}
+
+
+def test_no_endpoint_shows_where_the_model_lies(task: DemoTask, tmp_path: Path) -> None:
+    shutil.copytree(demo.model_path(), tmp_path / "secret-folder" / "my-clip")
+    program = ClipClassifier(task.classes, model=f"local-dir:{tmp_path}/secret-folder/my-clip")
+    with serving(program) as client:
+        answers = [client.get(path) for path in ("/program", "/healthz", "/metrics", "/docs", "/openapi.json", "/")]
+        answers.append(client.post("/v1/systemone", json=ask()))
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    assert [answers[i].json()["model"] for i in (0, -1)] == ["my-clip", "my-clip"]
+    assert not [answer.url for answer in answers if "secret-folder" in answer.text + str(answer.headers)]
 
 
 def test_the_interface_is_described(client: httpx.Client) -> None:

@@ -3,8 +3,9 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +31,14 @@ OLD_BENCH_SETTINGS: Mapping[str, str] = {
     "vlm_settings": "vlm_kwargs",
 }
 """Settings of a sweep, in its rows and its `bench.json`: old name -> current name."""
+OLD_BASELINE_SETTINGS: Mapping[str, str] = {
+    "words": "ctx_init",
+    "batch": "batch_size",
+    "weight": "consistency_weight",
+    "image_share": "image_adapter_ratio",
+    "text_share": "text_adapter_ratio",
+}
+"""Settings of the other methods: old name -> current name."""
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -50,16 +59,34 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            for old in names.keys() & kwargs.keys():
-                if names[old] in kwargs:
-                    raise TypeError(f"{old} is an earlier name of {names[old]}; pass {names[old]} only")
-                warn_renamed(f"{old}=", f"{names[old]}=", stacklevel=3)
-                kwargs[names[old]] = kwargs.pop(old)
-            return function(*args, **kwargs)
+            return function(*args, **current_names(kwargs, names, stacklevel=4))  # type: ignore[arg-type]
 
         return wrapper
 
     return decorate
+
+
+def renamed_fields(method: type[R]) -> type[R]:
+    """Let a dataclass of a method take its settings under the names of `OLD_BASELINE_SETTINGS`, too."""
+    known = {setting.name for setting in fields(cast(Any, method))}
+    names = {old: new for old, new in OLD_BASELINE_SETTINGS.items() if new in known}
+    method.__init__ = renamed_arguments(**names)(method.__init__)  # type: ignore[misc]
+    return method
+
+
+def current_names(given: Mapping[str, Any], names: Mapping[str, str], *, stacklevel: int) -> dict[str, Any]:
+    """Return arguments under their current names, with a warning for each old one; the order is kept.
+
+    Raises:
+        TypeError: an argument is given under both names.
+    """
+    for old in given:
+        if (new := names.get(old)) is None:
+            continue
+        if new in given:
+            raise TypeError(f"{old} is an earlier name of {new}; pass {new} only")
+        warn_renamed(f"{old}=", f"{new}=", stacklevel=stacklevel)
+    return _renamed(given, names)
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int) -> None:

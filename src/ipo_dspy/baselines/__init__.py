@@ -3,11 +3,11 @@
 `METHODS` lists all of them. Baselines and optimizer do not depend on each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.baselines.old_names import current_names
+from ipo_dspy._internal.renames import OLD_BASELINE_SETTINGS, current_names
 from ipo_dspy.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,22 @@ def build_method(name: str, **settings: Any) -> "FewShotMethod":
     module, _, kind = METHODS[name].partition(":")
     method = getattr(importlib.import_module(f"ipo_dspy.baselines.{module}"), kind)
     known = list(inspect.signature(method).parameters)
-    settings = current_names(settings, known)
+    settings = current_settings(settings, known)
     if unknown := sorted(settings.keys() - set(known)):
         raise InputError(f"{name} has no setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
     return cast("FewShotMethod", method(**settings))
+
+
+def current_settings(
+    settings: Mapping[str, Any], known: Collection[str] = OLD_BASELINE_SETTINGS.values()
+) -> dict[str, Any]:
+    """Return settings under their current names, as far as these are known, with a warning for each old name.
+
+    Raises:
+        InputError: a setting is given under both names.
+    """
+    names = {old: new for old, new in OLD_BASELINE_SETTINGS.items() if new in known}
+    try:
+        return current_names(settings, names, stacklevel=5)
+    except TypeError as error:
+        raise InputError(str(error)) from error

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, LatestClasses, Progress, Tower, validate_field_types
 from ipo_dspy.baselines.context_tokens import PromptedClassTexts, check_context, init_context
 from ipo_dspy.baselines.linear import init_linear
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
@@ -70,7 +70,7 @@ class ConditionalClassifier:
         return torch.cat([self.learned.logits(texts, part, backbone).cpu() for part in parts])
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class CoCoOp:
     """Conditional context optimization; defaults are those of the base-to-novel experiments.

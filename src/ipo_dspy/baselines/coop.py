@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, LatestClasses, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.context_tokens import Position, PromptedClassTexts, check_context, init_context
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.training import SGDConfig, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone
@@ -46,7 +46,7 @@ class ContextClassifier:
         return texts.features(self.context[None])[0].cpu()  # [C, D]
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class CoOp:
     """Context optimization: the text is a learned context with the class name after, within, or before it.

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.augmentation import rand_augment
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
@@ -23,7 +24,6 @@ from ipo_dspy.baselines.context_tokens import PromptedClassTexts
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, check_prompts
 from ipo_dspy.baselines.linear import init_linear
 from ipo_dspy.baselines.maple import CoupledPrompts, init_coupled
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views
@@ -82,7 +82,7 @@ def consistency_loss(learned: Tensor, frozen: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(learned, frozen, dim=-1).mean()
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class CoPrompt:
     """Consistency-guided prompt learning; defaults are those of the official code for unknown data sets.

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, TextPrompted, check_prompts, init_text_prompts
 from ipo_dspy.baselines.linear import Linear, init_linear
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops
@@ -46,7 +46,7 @@ class CoupledPrompts(TextPrompted):
         return ImageTower(self.backbone).encode(pixels, image.first, image.deep)
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class MaPLe:
     """Multi-modal prompt learning; defaults are from the base-to-novel experiments.

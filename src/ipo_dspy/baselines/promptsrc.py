@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import (
     PromptedClassifier,
@@ -25,7 +26,6 @@ from ipo_dspy.baselines.deep_prompts import (
     init_prompts,
     init_text_prompts,
 )
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops, training_features
@@ -140,7 +140,7 @@ class WeightedMean:
             parameter.copy_(total)
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class PromptSRC:
     """Self-regulating prompts; defaults are from the base-to-novel experiments.

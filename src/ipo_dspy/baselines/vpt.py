@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, check_prompts, init_prompts
-from ipo_dspy.baselines.old_names import takes_old_names
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops
@@ -48,7 +48,7 @@ class VisualPrompts:
         return ImageTower(self.backbone).encode(pixels, self.prompts.first, self.prompts.deep)
 
 
-@takes_old_names
+@renamed_fields
 @dataclass(frozen=True, slots=True)
 class VPT:
     """Deep visual prompt tuning; defaults of the VPT in the code of MaPLe.

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ipo_dspy.baselines import build_method
-from ipo_dspy.baselines.old_names import RENAMED, current_names
+from ipo_dspy.baselines import build_method, current_settings
 from ipo_dspy.errors import Hint, InputError, LanguageModelError
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def with_sentences(arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
     Raises:
         InputError: the file cannot be read or has another format.
     """
-    by_method = {name: current_names(values, RENAMED.values()) for name, values in arguments.items()}
+    by_method = {name: current_settings(values) for name, values in arguments.items()}
     for name, values in by_method.items():
         if name.partition("@")[0] == "coprompt" and isinstance(values.get("sentences"), str):
             from ipo_dspy.baselines.class_sentences import read_sentences  # loads torch

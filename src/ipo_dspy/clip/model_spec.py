@@ -1,7 +1,7 @@
 """The CLIP model that a program names, before anything is loaded; needs no torch."""
 
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.clip.bundled import BUNDLED, canonical_model_name, resolve_model_name
@@ -75,14 +75,17 @@ def local_files(spec: ModelSpec) -> str | None:
 
 
 def name_alone(name: str) -> str:
-    """Return the name of a model, or of a file or folder without the folders above it.
+    r"""Return the name of a model, or of a file or folder without the folders above it.
 
     >>> name_alone("local-dir:/home/ann/my-clip"), name_alone("transformers:../my-clip"), name_alone("hf-hub:org/clip")
     ('my-clip', 'my-clip', 'hf-hub:org/clip')
+    >>> name_alone("weights/clip.pt"), name_alone(r"C:\weights\clip.pt"), name_alone("laion2b_s34b_b79k")
+    ('clip.pt', 'clip.pt', 'laion2b_s34b_b79k')
     """
     place = name.removeprefix(LOCAL).removeprefix(TRANSFORMERS)
-    is_path = name.startswith(LOCAL) or PurePath(place).is_absolute() or place.startswith((".", "~"))
-    return PurePath(place).name if is_path else name
+    path = PureWindowsPath(place)  # reads the slashes of all systems
+    is_published = name.startswith((HUB, TRANSFORMERS)) and not path.anchor and not place.startswith((".", "~"))
+    return name if is_published or name == path.name else path.name
 
 
 def resolve_model(

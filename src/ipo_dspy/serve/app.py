@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ipo_dspy import __version__
+from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.decisions import Question, answer_questions, find_image, parse_question
 from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve.batches import Features, ImageEncoder
@@ -125,7 +126,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
         """Return the template, the classes, the model, and the score below which an image is unknown."""
         weights = service.weights
         program = {"template": "\n".join(weights.template), "classes": list(weights.labels)}
-        model = {name: weights.model[name] for name in ("model", "pretrained", "fingerprint")}
+        model = {name: name_alone(weights.model[name]) for name in ("model", "pretrained", "fingerprint")}
         limit = {"threshold": weights.threshold, "threshold_score": weights.threshold_score}
         return JSONResponse({**program, **model, **limit})
 
@@ -185,7 +186,8 @@ class _Service:
 
     def __init__(self, classifier: "ClipClassifier", limits: Limits) -> None:
         self._limits, self.monitor = limits, Monitor()
-        self._name, self._backbone, self._template = classifier.model_name, classifier.backbone, classifier.template
+        self._name, self._template = name_alone(classifier.model_name), classifier.template
+        self._backbone = classifier.backbone
         self.weights, self._top_k = classifier.class_weights(), classifier.top_k
         self._bodies = BodyReader(limits)
         self._encoder = ImageEncoder(self._backbone, limits, self.monitor.note_batch)
