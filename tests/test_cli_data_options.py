@@ -49,7 +49,7 @@ def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path
     assert found.validation is not None
     everything = files([found.train, found.validation, *found.tests.values()])
     assert len(set(everything)) == len(everything)
-    assert found.summary("photos") == "photos: 2 classes; 4 training, 4 validation, 10 test images"
+    assert str(found) == "2 classes; 4 training, 4 validation, 10 test images"
     assert files([sets(data, val="none").train]) == files([found.train])
     assert sizes(sets(data, val="none")) == (4, None, {"all": 10})
     assert sizes(sets(data, shots="5")) == (10, None, {"all": 10})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.image_features import open_image
+from ipo_dspy.optimizer import final_choice
 from ipo_dspy.run.journal import FILE_NAME, replay
 
 STEPS = 5
@@ -330,9 +332,42 @@ def test_a_dry_run_prints_an_estimate_and_sends_no_request(
         priced = {item["what"] for item in found["items"] if item["cost"]}
         assert priced == {"ping", "templates", "rewordings"}
         assert server.requests == []
-    code, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, "--dry-run"))
-    assert (code, "0 calls" in printed) == (0, False)  # it is not a result, so it goes to stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dry = search(photos, tmp_path / "run", None, "--dry-run", "--objective", "macro_f1", "--choose", "best")
+    code, printed, err = call(capsys, *dry)
+    assert code == 0
+    assert {line[:16].rstrip(): line[16:] for line in printed.splitlines()} == {
+        "data": "6 classes; 6 training, 0 validation, 0 test images",
+        "model": "demo",
+        "search": f"{STEPS} steps, at most {2 * STEPS} templates in all, from the built-in evolutionary search",
+        "scored": "by macro F1 on 6 training images",
+        "selected": "the leading templates are compared in pairs on the training images, and the best one is selected",
+        "written to": f"{tmp_path / 'run'} (journal.jsonl, best.json, report.html)",
+    }
+    assert err == "no language model is asked: no key is needed, and it costs nothing\n"
+    words = ["--test", "0.5", "--min-recall", "cat=0.5", "--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json"]
+    demo.export("pixel-animals", tmp_path / "photos")
+    code, printed, _ = call(capsys, *search(tmp_path / "photos", tmp_path / "run", None, *words))
+    plan = json.loads(printed)["plan"]
+    assert plan["search"].endswith("from openai/gpt-4o-mini")
+    assert plan["scored"] == "by accuracy with floors of recall on 50 training images"
+    assert plan["selected"].endswith(
+        "on the validation images, and the plainest of those that cannot be told apart is selected"
+    )
+    assert plan["tested"] == "start, best, and the prompts for ImageNet on 1150 test images"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_templates_tried_says_how_many_were_compared(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_choice, "COMPARED", 2)
+    _, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, "--choose", "best"))
+    assert re.search(r"\n11 templates tried \(\d of them compared in pairs\), ", printed)
+    assert re.search(r"\d templates compared in pairs", printed)
 
 
 @pytest.mark.parametrize("option", ["--prompt-model", "--description-model"])

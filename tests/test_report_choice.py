@@ -23,8 +23,8 @@ def test_says_what_to_expect_and_sets_a_gain_on_images_that_chose_apart(tmp_path
     assert "77.5 % on new images of these classes, 95 % interval 69.0 to 85.0" in text
     assert "cannot be told apart from the start template: +3.5 points, standard error 2.5" in text
     assert (
-        "3 of 57 templates are as good within the tolerance; with 95 % confidence the most accurate one is among 11"
-        in text
+        "3 of 57 templates compared in pairs are as good within the tolerance; with 95 % confidence the most accurate "
+        "one is among 11" in text
     )
     assert re.findall(r'class="big">(.*?)</p>', page) == ["77.5\u00a0%"]
     assert "77.5 % expected on new images, 95 % interval 69.0 to 85.0" in text

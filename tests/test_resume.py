@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -356,3 +357,26 @@ def test_a_run_of_another_version_is_reported_as_such(task: demo.DemoTask, tmp_p
     (tmp_path / FILE_NAME).write_text(content.replace('"schema": 3', '"schema": 1'))
     with pytest.raises(JournalError, match="holds a run of another version of ipo_dspy"):
         run(task, tmp_path, allow_config_changes=True)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_template_that_another_rule_replaces_is_named(
+    is_old: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = demo.load("pixel-animals", shots=2)
+    optimize: dict[str, Any] = {"proposer": "evolution", "steps": 4, "log_dir": tmp_path}
+    before = IPO(**optimize, choose="best").compile(task.program, task.trainset)
+    if is_old:
+        journal = tmp_path / FILE_NAME
+        journal.write_text(re.sub(r'"(choose|tolerance|ensemble|polish)": [^,]+, ', "", journal.read_text(), count=4))
+    now = IPO(**optimize).compile(task.program, task.trainset)
+    assert str(now.template) != str(before.template)
+    why = (
+        "version 0.1 selected the most accurate template, as choose='best' does"
+        if is_old
+        else "choose was 'best' and is 'plainest'"
+    )
+    said = f"the template in best.json was {str(before.template)!r} and is now {str(now.template)!r}: {why}"
+    assert caplog.messages == [said]
+    IPO(**optimize).compile(task.program, task.trainset)
+    assert caplog.messages == [said]

@@ -93,10 +93,13 @@ def test_floors_are_compared_with_recalls_on_the_images_that_decided() -> None:
 
 
 def test_ties() -> None:
-    assert choice_text.ties(choice()) == "4 of 121 templates are as good within the tolerance"
+    assert choice_text.ties(choice()) == "4 of 121 templates compared in pairs are as good within the tolerance"
     with_leader = choice_text.ties(choice(leader=96.5))
-    assert with_leader == "4 of 121 templates are as good within the tolerance; the most accurate one has 96.5 %"
-    assert choice_text.ties(choice(tied=1, compared=2)) == "none of the others; 2 templates compared"
+    assert (
+        with_leader
+        == "4 of 121 templates compared in pairs are as good within the tolerance; the most accurate one has 96.5 %"
+    )
+    assert choice_text.ties(choice(tied=1, compared=2)) == "none of the others; 2 templates compared in pairs"
 
 
 def test_gains_on_test_images_are_judged_by_their_own_errors() -> None:

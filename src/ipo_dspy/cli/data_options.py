@@ -81,12 +81,12 @@ class DataSets:
     validation: "ImageDataset | None"
     tests: "Mapping[str, ImageDataset]"
 
-    def summary(self, name: str) -> str:
-        """Return the numbers of classes and images as text."""
+    def __str__(self) -> str:
+        """Return the numbers of classes and images."""
         tested = sum(map(len, self.tests.values()))
         chosen = 0 if self.validation is None else len(self.validation)
         counts = f"{len(self.train)} training, {chosen} validation, {tested} test images"
-        return f"{name}: {len(self.train.classes)} classes; {counts}"
+        return f"{len(self.train.classes)} classes; {counts}"
 
 
 @dataclass(frozen=True)

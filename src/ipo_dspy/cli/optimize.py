@@ -171,7 +171,7 @@ def optimize(
         check_sigmoid_head(*resolve_model(model, pretrained, device, "float32"))  # before images are read
     sets = parts.read(data, images, seed=search.seed, halves=base_novel)
     if is_watched():  # like progress bars, not printed to logs
-        show.note(sets.summary(data.name))
+        show.note(f"{data.name}: {sets}")
     tested = [name for dataset in sets.tests.values() for name in dataset.classes]
     named = inputs.with_texts(sets.train.classes, class_texts, tested)
     program = ClipClassifier(
@@ -211,7 +211,8 @@ def _run(
     progress = LiveProgress()
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:
-        show.estimate(optimizer.estimate(program, sets.train), as_json=as_json)
+        plan = runs.plan(optimizer, program, sets, folder)
+        show.estimate(optimizer.estimate(program, sets.train), plan, as_json=as_json)
         return
     progress.steps = optimizer.config.num_steps
     before, again = runs.journal_size(folder), f"resume with: {resume.command(folder)}"

@@ -45,8 +45,7 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
     for label, shown, style in (start, *published, ("best template", details.best.template, "bold green")):
         aligned = str(shown).replace("\n", f"\n{'':16}")
         console.print(Text.assemble(f"{label:16}", (aligned, style)), soft_wrap=True)
-    for label, text in result.findings.items():
-        console.print(Text(f"{label:16}" + text.replace("\n", f"\n{'':16}")), soft_wrap=True)
+    labeled(result.findings)
     if result.left_out:
         console.print(Text(f"{pluralize(result.left_out, 'image')} could not be read: left out"))
     if spent.calls or limits != Budget():
@@ -58,8 +57,10 @@ def run_summary(result: "RunSummary", limits: Budget) -> None:
         "interrupted": "; stopped",
     }
     ended = endings.get(details.status, f"; --{details.status.replace('_', '-')} reached")
+    compared = details.searches[0].choice.compared
+    only = f" ({compared} of them compared in pairs)" if compared < len(details.trials) else ""
     totals = (
-        f"{pluralize(len(details.trials), 'template')} tried, {result.rejected} rejected, "
+        f"{pluralize(len(details.trials), 'template')} tried{only}, {result.rejected} rejected, "
         f"{pluralize(spent.calls, 'LLM call')}, {pluralize(spent.tokens, 'token')}, "
         f"{spent.seconds:.1f} s{ended}"
     )
@@ -133,15 +134,22 @@ def measures(values: Mapping[str, float], objective: str, score: "Score") -> Non
     rows("other measures", ["", ">"], shown.items())
 
 
-def estimate(found: "Estimate", *, as_json: bool) -> None:
-    """Print the expected cost of a run, by kind of request."""
+def labeled(lines: Mapping[str, str]) -> None:
+    """Print texts, each after its label."""
+    for label, text in lines.items():
+        _console().print(Text(f"{label:16}" + text.replace("\n", f"\n{'':16}")), soft_wrap=True)
+
+
+def estimate(found: "Estimate", plan: Mapping[str, str], *, as_json: bool) -> None:
+    """Print what a run would do, as texts by label, and its expected cost by kind of request."""
     total = found.total
     if as_json:
         summary = {"calls": total.calls, "tokens": total.tokens, "cost": None if total.unpriced else total.cost}
-        write_json({**summary, "items": [asdict(item) for item in found.items]})
+        write_json({**summary, "items": [asdict(item) for item in found.items], "plan": plan})
         return
+    labeled(plan)
     if not found.items:
-        note("no requests to language models: 0 calls, 0 tokens, 0 USD")
+        note("no language model is asked: no key is needed, and it costs nothing")
         return
     lines = [
         (i.what, i.model, str(i.calls), str(i.prompt_tokens), str(i.completion_tokens), _usd(i.cost))

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ipo_dspy._internal.counts import pluralize
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.cli.data_options import DataSets
 from ipo_dspy.cli.final_test import FinalTest
 from ipo_dspy.cli.progress import spinner
@@ -14,10 +16,39 @@ from ipo_dspy.errors import JournalError
 from ipo_dspy.run.events import Event
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
+from ipo_dspy.scoring.objectives import ObjectiveText
 
 if TYPE_CHECKING:
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.optimizer.ipo import IPO
+
+
+def plan(optimizer: "IPO", program: "ClipClassifier", sets: DataSets, folder: Path) -> dict[str, str]:
+    """Return what a run would do, as texts by label; nothing is encoded, asked or written."""
+    from ipo_dspy.classifier.labeled_predictor import STATE_KEY
+    from ipo_dspy.optimizer.factories import lm_of
+
+    config, model = optimizer.config, program.dump_state()[STATE_KEY]
+    loaded = " ".join(filter(None, (model["model"], model["pretrained"])))
+    scored_on = getattr(config.backend, "images", None) or pluralize(len(sets.train), "training image")
+    decide = "training" if sets.validation is None else "validation"
+    writer = getattr(lm_of(config.proposer), "model", "the built-in evolutionary search")
+    rule = "plainest of those that cannot be told apart" if config.choose == "plainest" else "best one"
+    floors = " with floors of recall" if config.min_recall else ""
+    most = config.num_steps * config.prompts_per_step
+    steps = f"{pluralize(config.num_steps, 'step')}, at most {pluralize(most, 'template')} in all, from {writer}"
+    test_images, resumed = sum(map(len, sets.tests.values())), "; resumes its run" if journal_size(folder) else ""
+    found = {
+        "data": str(sets),
+        "model": ", ".join([loaded, *map(str, config.also)]),
+        "search": steps if config.searches_template else "",
+        "scored": f"by {ObjectiveText.of(config.goal.name).label}{floors} on {scored_on}",
+        "selected": f"the leading templates are compared in pairs on the {decide} images, and the {rule} is selected",
+        "words": "then other texts for the classes are tried" if config.searches_class_texts else "",
+        "tested": f"start, best, and the prompts for ImageNet on {test_images} test images" if test_images else "",
+        "written to": f"{folder} ({FILE_NAME}, {PROGRAM_FILE}, report.html){resumed}",
+    }
+    return {label: text for label, text in found.items() if text}
 
 
 def prepare(optimizer: "IPO", program: "ClipClassifier", sets: DataSets) -> None:

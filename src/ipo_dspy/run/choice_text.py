@@ -196,10 +196,10 @@ def _text(choice: ChoiceFields) -> ObjectiveText:
 
 
 def ties(choice: ChoiceFields) -> str:
-    """Return how many of the compared templates are as good as the leading one."""
-    compared = pluralize(choice["compared"], "template")
+    """Return how many of the templates that were compared in pairs are as good as the leading one."""
+    compared = f"{pluralize(choice['compared'], 'template')} compared in pairs"
     if choice["tied"] == 1:
-        return f"none of the others; {compared} compared"
+        return f"none of the others; {compared}"
     text = _text(choice)
     best = "the most accurate one has" if text.label == "accuracy" else f"the best one has {text.label}"
     leader = f"; {best} {text.brief(choice['leader'])}" if "leader" in choice else ""

@@ -5,6 +5,7 @@ unless the caller allows them. Other images, another CLIP model or another objec
 comparable.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.renames import present_settings
 from ipo_dspy._internal.versions import package_versions
 from ipo_dspy.errors import Argument, Hint, JournalError, StoppedError
@@ -22,12 +24,13 @@ from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.objectives import SETTINGS as OBJECTIVE_SETTINGS
 
+logger = logging.getLogger(__name__)
+
+CHOICE_SETTINGS = ("choose", "tolerance", "ensemble", "polish")
+"""Settings of the choice at the end of a run."""
 MUTABLE_SETTINGS = {
     "steps",
-    "choose",
-    "tolerance",
-    "ensemble",
-    "polish",
+    *CHOICE_SETTINGS,
     "patience",
     "max_consecutive_errors",
     "num_threads",
@@ -48,6 +51,8 @@ class Session:
         self.state = self.recorder.state
         self.ledger = Ledger(self.recorder, limits)
         self._resumed: RunResumedEvent | None = None
+        self._earlier: dict[str, str] = {}
+        """Template that the earlier session selected, by classifier."""
 
     def check_stop(self) -> None:
         """Raise `StoppedError` if the run was asked to stop."""
@@ -104,19 +109,29 @@ class Session:
             if known["model"] and (other := _difference(known, search)):
                 raise self._refusal(f"a run with other {other}, whose scores cannot be compared")
         if self._resumed is not None:
+            chosen = {name: search.selected for name, search in self.state.searches.items()}
+            self._earlier = {name: selected["template"] for name, selected in chosen.items() if selected}
             self.recorder.record(self._resumed)
         for known, search in setups:
             emit = self.recorder.notify if known["start"] == search["start"] else self.recorder.record
             emit(search)
 
     def finish(self, status: str) -> None:
-        """Record the reason for the end and the cost of the run."""
+        """Record the reason for the end and the cost of the run; log templates that another rule has replaced."""
         spent = self.ledger.spent
         seconds, cost = round(spent.seconds, 3), None if spent.unpriced else round(spent.cost, 6)
         finished = RunFinishedEvent(
             event="run_finished", status=status, seconds=seconds, calls=spent.calls, tokens=spent.tokens, cost=cost
         )
         self.recorder.record(finished)
+        changed = {} if self._resumed is None else self._resumed["changed"]
+        rule = {name: changed[name] for name in CHOICE_SETTINGS if name in changed}
+        for predictor, before in self._earlier.items():
+            selected = self.state.search(predictor).selected
+            if rule and selected is not None and selected["template"] != before:
+                owner = "" if predictor == "self" else f" of {predictor}"
+                fact = "the template%s in %s was %r and is now %r: %s"
+                logger.warning(fact, owner, PROGRAM_FILE, before, selected["template"], _explain(rule))
 
     def _refusal(self, reason: str, hint: Hint | None = None) -> JournalError:
         hint = hint or Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")
@@ -163,3 +178,10 @@ def _difference(before: SearchStartedEvent, now: SearchStartedEvent) -> str | No
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     pairs = {name: [before.get(name), now.get(name)] for name in (*before, *now)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _explain(rule: Mapping[str, list[Any]]) -> str:
+    """Return how the settings of the choice have changed; those of version 0.1 had no rule."""
+    if rule.get("choose", [""])[0] is None:
+        return "version 0.1 selected the most accurate template, as choose='best' does"
+    return "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in rule.items())
