@@ -36,6 +36,7 @@ def test_every_event_has_the_names_of_this_schema(run: Path) -> None:
         events: list[Any] = list(journal.past)
     assert {event["event"] for event in events} == set(PERSISTED) - {
         "class_texts",
+        "command",
         "embedding_map",
         "imagenet_prompts",
         "mistake",

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import typer.main
 
+from helpers.cli_calls import call
 from helpers.report_journals import (
     HOSTILE,
     OPTIMIZE,
     START,
+    add,
     begin,
     chosen_run,
     evaluation,
@@ -24,9 +27,11 @@ from helpers.report_journals import (
 from helpers.report_pages import about, scripts, to_copy
 from ipo_dspy import IPO, demo
 from ipo_dspy.cli import main
+from ipo_dspy.cli.app import app
 from ipo_dspy.data import load_image_folder
 from ipo_dspy.report import render_report
-from ipo_dspy.run.journal import Journal
+from ipo_dspy.report.command_lines import ACCEPTED
+from ipo_dspy.run.journal import FILE_NAME, Journal
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +198,95 @@ def test_advises_by_what_was_measured(
     assert ("the other options of this run" in page) == bool(advised)
 
 
+def test_advised_commands_have_the_options_of_the_run_and_run(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    Path("my costs.json").write_text('{"cat": {"dog": 5}}')
+    goal = ["--costs", "my costs.json", "--min-recall", "cat=0.2", "--min-recall", "dog=0.1"]
+    rest = ["--seed", "3", "--no-polish", "--initial-template", "an owl's <CLASS>.", "--device", "cpu"]
+    usual = [
+        "--model",
+        "demo",
+        "--steps",
+        "1",
+        "--shots",
+        "1",
+        "--test",
+        "0",
+        "--val",
+        "none",
+        "--log-dir",
+        "runs/goal",
+    ]
+    code, _, err = call(capsys, "optimize", "photos", *usual, *goal, *rest, "--max-recall-drop", "20")
+    assert (code, err) == (0, "")
+    _, words, shots, _, _, classify, evaluate, *_ = to_copy(render_report("runs/goal"))
+    Path("words.json").write_text('{"cat": ["kitten"]}')
+    for command, kept in (
+        (words, rest),
+        (shots, [*goal, *rest]),
+        (classify, rest[-2:]),
+        (evaluate, [*goal, *rest[-2:]]),
+    ):
+        parts = shlex.split(command)
+        assert [option for option in kept if option not in parts] == []
+        assert "--log-dir" not in parts
+    assert not set(goal) & set(shlex.split(words))
+    assert shlex.split(shots)[-2:] == ["--shots", "all"]
+    for command in (words, shots):
+        assert call(capsys, *shlex.split(command)[1:], "--dry-run")[0] == 0, command
+
+
+@pytest.mark.parametrize("measures", [{}, {"mean_average_precision": 50.0}])
+def test_a_run_in_python_is_advised_with_its_objective(measures: dict[str, float], tmp_path: Path) -> None:
+    chosen_run(tmp_path, images=25, is_spread_known=False)
+    settings = '"objective": "macro_f1", "costs": {"owl": {"key": 2.0}}, "min_recall": {"it\'s": 0.5}'
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text().replace('"settings": {', f'"settings": {{{settings}, '))
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={"owl": [0, 6]}, measures=measures)
+    several, goal = ["--multi-label"] * bool(measures), "--objective macro_f1 --costs costs.json --min-recall it's=0.5"
+    *advised, _, _, _, evaluate, _, _ = [
+        shlex.split(text) for text in to_copy(render_report(tmp_path)) if "{" not in text
+    ]
+    assert evaluate[3:] == ["test_images", *goal.split()]
+    parts = ["ipo-dspy", "optimize", "photos", *several, *goal.split(), *OPTIMIZE.split()[3:], "--shots", "all"]
+    assert parts in advised
+    assert len(advised) == (1 if several else 3)
+
+
+def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_path: Path) -> None:
+    chosen_run(tmp_path, images=25, is_spread_known=False)
+    options = {
+        "--val": ["/home/ann/sets/val photos"],
+        "--test-data": ["../../ann/test"],
+        "--also": ["local-dir:/home/ann/my-clip"],
+        "--prompt-model-kwargs": ["api_base=http://evil"],
+        "--ray": ["evil:6379"],
+        "--evil": [],
+    }
+    add(tmp_path, "command", data="/home/ann/sets/photos", options=options)
+    page = render_report(tmp_path)
+    (command,) = [text for text in to_copy(page) if "--shots" in text]
+    assert command == (
+        "ipo-dspy optimize sets/photos --val 'sets/val photos' --test-data ann/test --also my-clip "
+        "--model ViT-B-16-quickgelu --pretrained openai --shots all"
+    )
+    assert not [word for word in ("/home", "evil") if word in page]
+    assert "Settings of language models and of a cluster are not recorded" in page
+
+
+def test_commands_accept_the_options_that_are_repeated() -> None:
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    for name, options in {**ACCEPTED, **dict.fromkeys(("classify", "serve", "export"), ("--device",))}.items():
+        known = {
+            option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(options) <= known
+
+
 def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
     chosen_run(tmp_path, gain=0.0)
     score = {"accuracy": 50.0, "loss": 1.0}
@@ -204,4 +298,10 @@ def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
         journal.append({"event": "class_texts", "predictor": "self", **found, **changes})
     page = render_report(tmp_path)
     assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json photos"]
+    options = {"--image-column": ["file name"], "--costs": ["costs.csv"], "--steps": ["9"]}
+    add(tmp_path, "command", data="pets.csv", options=options)
+    (command, *_) = to_copy(render_report(tmp_path))
+    assert command == (
+        f"ipo-dspy calibrate {tmp_path.name}/best.json pets.csv --image-column 'file name' --costs costs.csv"
+    )
     assert "Hardly recognized on validation images: owl 0 %. Other words were searched already" in page

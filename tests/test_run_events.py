@@ -28,7 +28,7 @@ def test_observers_see_what_the_journal_keeps_and_all_of_it_has_the_fields_of_it
         optimizer.compile(task.program, task.trainset, valset=task.valset)
     assert [event for event in seen if event["event"] not in TRANSIENT] == replay(tmp_path)
     kinds = {event["event"] for event in seen}
-    absent = {"run_resumed", "rejection", "error", "lm_failure", "imagenet_prompts", "class_texts"}
+    absent = {"run_resumed", "rejection", "error", "lm_failure", "imagenet_prompts", "class_texts", "command"}
     assert kinds == {*PERSISTED, "progress"} - absent
 
     for event in seen:

@@ -59,7 +59,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **current_names(kwargs, names, stacklevel=4))  # type: ignore[arg-type]
+            return function(*args, **current_names(kwargs, names, stacklevel=4))
 
         return wrapper
 
@@ -70,7 +70,7 @@ def renamed_fields(method: type[R]) -> type[R]:
     """Let a dataclass of a method take its settings under the names of `OLD_BASELINE_SETTINGS`, too."""
     known = {setting.name for setting in fields(cast(Any, method))}
     names = {old: new for old, new in OLD_BASELINE_SETTINGS.items() if new in known}
-    method.__init__ = renamed_arguments(**names)(method.__init__)  # type: ignore[misc]
+    method.__init__ = renamed_arguments(**names)(method.__init__)  # type: ignore[method-assign]
     return method
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipo_dspy.optimizer.imagenet_comparison import ImagenetComparison, ImagenetPrompts
     from ipo_dspy.optimizer.search import SearchResult
     from ipo_dspy.optimizer.search_task import EncodedTask
+    from ipo_dspy.run.events import CommandEvent
     from ipo_dspy.run.recorder import EventRecorder
     from ipo_dspy.template import Template
 
@@ -58,12 +59,14 @@ class FinalScores:
 class FinalTest:
     """Fills in `result` when `IPO.compile_and_test` calls it.
 
-    `stop` is called while test images are encoded; if true, testing is left to the next session.
+    `stop` is called while test images are encoded; if true, testing is left to the next session. `command` is recorded,
+    if there is one.
     """
 
     sets: DataSets
     config: "OptimizerConfig"
     stop: Callable[[], bool]
+    command: "CommandEvent | None" = None
     result: FinalScores = field(default_factory=FinalScores)
 
     def __call__(
@@ -71,6 +74,8 @@ class FinalTest:
     ) -> None:
         """Score all images of a program that is one classifier."""
         (found,), (task,) = results, tasks
+        if self.command is not None:
+            recorder.record(self.command)
         self._add_searched(found, recorder)
         prompts = None if self.stop() else self._compare_with_imagenet(found, task, recorder)
         with contextlib.suppress(StoppedError):

@@ -1,5 +1,6 @@
 """Commands that search for a template: demo and optimize."""
 
+import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.cli.run_summary import RunSummary
+    from ipo_dspy.run.events import CommandEvent
 
 Part = StrEnum("Part", ["TEMPLATE", "CLASS_TEXTS"])
 """The parts of a classifier that are searched; an enumeration, because Typer takes no list of literals."""
@@ -58,7 +60,8 @@ def demo(
         if as_json:
             show.write_json({"images": count, "folder": str(export)})
         else:
-            show.note(f"{count} images in {export}; use them with: ipo-dspy optimize {export} --model demo")
+            use = shlex.join(["ipo-dspy", "optimize", str(export), "--model", "demo"])
+            show.note(f"{count} images in {export}; use them with: {use}")
         return
     base = bundled.load(name, shots=shots, seed=search.seed)
     novel = bundled.load(name, shots=shots, seed=search.seed, classes="novel")
@@ -186,7 +189,8 @@ def optimize(
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = search.log_dir or runs.next_free_folder("runs", data.stem or "run")
-    _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run)
+    command = resume.command_event(ctx, data)
+    _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run, command=command)
 
 
 def _run(
@@ -197,6 +201,7 @@ def _run(
     *,
     as_json: bool,
     dry_run: bool,
+    command: "CommandEvent | None" = None,
 ) -> None:
     from ipo_dspy.lms.endpoints import check_port_open
     from ipo_dspy.lms.retry_notices import log_retries
@@ -224,7 +229,7 @@ def _run(
     retries = log_retries(list(asked.values()), progress.say)
     try:
         with progress, signals.handle_interrupt(optimizer.stop, progress.say, progress.stopping) as request, retries:
-            result = runs.run(optimizer, program, sets, folder, stop=lambda: request.received)
+            result = runs.run(optimizer, program, sets, folder, stop=lambda: request.received, command=command)
     except StoppedError:
         show.note(f"ipo-dspy: stopped before the search began; {again}")
         raise Exit(request.exit_code) from None

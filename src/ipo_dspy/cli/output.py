@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -140,12 +141,13 @@ def labeled(lines: Mapping[str, str]) -> None:
         _console().print(Text(f"{label:16}" + text.replace("\n", f"\n{'':16}")), soft_wrap=True)
 
 
-def estimate(found: "Estimate", plan: Mapping[str, str], *, as_json: bool) -> None:
+def estimate(found: "Estimate", plan: Mapping[str, str] = MappingProxyType({}), *, as_json: bool) -> None:
     """Print what a run would do, as texts by label, and its expected cost by kind of request."""
     total = found.total
     if as_json:
         summary = {"calls": total.calls, "tokens": total.tokens, "cost": None if total.unpriced else total.cost}
-        write_json({**summary, "items": [asdict(item) for item in found.items], "plan": plan})
+        items = [asdict(item) for item in found.items]
+        write_json({**summary, "items": items, **({"plan": plan} if plan else {})})
         return
     labeled(plan)
     if not found.items:

@@ -4,7 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
+from typer import Context
+
 from ipo_dspy._internal.secrets import without_path_keys
+from ipo_dspy.run.events import CommandEvent
 
 _invoked: list[str] = []
 """Arguments of this process. Options refuse secrets, except within addresses."""
@@ -22,6 +25,22 @@ def command(folder: Path) -> str:
     option = "--out" if "bench" in _invoked else "--log-dir"
     is_passed = any(argument.partition("=")[0] == option for argument in _invoked)
     return shlex.join(["ipo-dspy", *map(_without_credentials, _invoked), *([] if is_passed else [option, str(folder)])])
+
+
+def command_event(context: Context, data: Path) -> CommandEvent:
+    """Return the data and the options that were passed to `optimize`, as far as advised commands repeat them."""
+    from ipo_dspy.report.command_lines import ACCEPTED  # loads Jinja
+
+    options: dict[str, list[str]] = {}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            parameter = next(parameter for parameter in context.command.params if parameter.name == name)
+            option = (parameter.secondary_opts if value is False else parameter.opts)[0]
+            values = [] if isinstance(value, bool) else value if isinstance(value, list | tuple) else [value]
+            options[option] = [_without_credentials(str(item)) for item in values]
+    options = {option: values for option, values in options.items() if option in ACCEPTED["optimize"]}
+    return CommandEvent(event="command", data=_without_credentials(str(data)), options=options)
 
 
 def _without_credentials(argument: str) -> str:

@@ -13,7 +13,7 @@ from ipo_dspy.cli.final_test import FinalTest
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.cli.run_summary import RunSummary
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.events import Event
+from ipo_dspy.run.events import CommandEvent, Event
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.objectives import ObjectiveText
@@ -65,11 +65,18 @@ def prepare(optimizer: "IPO", program: "ClipClassifier", sets: DataSets) -> None
 
 
 def run(
-    optimizer: "IPO", program: "ClipClassifier", sets: DataSets, folder: Path, *, stop: Callable[[], bool]
+    optimizer: "IPO",
+    program: "ClipClassifier",
+    sets: DataSets,
+    folder: Path,
+    *,
+    stop: Callable[[], bool],
+    command: CommandEvent | None = None,
 ) -> RunSummary:
     """Optimize, evaluate on test images, and save journal, program and report in a folder.
 
-    `stop` is called while test images are encoded; if true, testing is left to the next session.
+    `stop` is called while test images are encoded; if true, testing is left to the next session. The journal keeps the
+    `command`, for the commands that the report advises.
 
     Raises:
         StoppedError: the run was stopped before the search began.
@@ -84,7 +91,7 @@ def run(
 
     optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
     earlier_trials = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
-    test = FinalTest(sets, optimizer.config, stop)
+    test = FinalTest(sets, optimizer.config, stop, command)
     details = optimizer.compile_and_test(program, sets.train, sets.validation, test=test).detailed_results
     return RunSummary(
         details=details,

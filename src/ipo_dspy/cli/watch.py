@@ -5,6 +5,7 @@ Templates, errors and reasons come from language models, so they are never parse
 
 import contextlib
 import difflib
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -178,5 +179,5 @@ def _no_journal(run: Path) -> str:
     with contextlib.suppress(OSError):
         runs = {path.parent.name: path.parent for path in run.parent.glob(f"*/{FILE_NAME}")}
         if near := difflib.get_close_matches(run.name, runs, n=1, cutoff=0.3):
-            return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {runs[near[0]]}"
+            return f"no journal in {str(run)!r}; did you mean: ipo-dspy watch {shlex.quote(str(runs[near[0]]))}"
     return f"no journal in {str(run)!r}; pass the --log-dir folder of a run, e.g. 'runs/1'"

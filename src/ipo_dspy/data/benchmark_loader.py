@@ -6,6 +6,7 @@ taken by label. Test images of a half are classified among the class names of th
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -134,7 +135,8 @@ def load_benchmark(
 def read_benchmark(benchmark: Benchmark, root: str | PathLike[str]) -> BenchmarkSplits:
     """Read the splits of a data set and check that all images exist."""
     folder = expected_folder(benchmark, root)
-    see = f"`ipo-dspy data check {benchmark.name} {root}` lists everything that is missing and its source"
+    check = shlex.join(["ipo-dspy", "data", "check", benchmark.name, str(root)])
+    see = f"`{check}` lists everything that is missing and its source"
     for part in parts(benchmark, folder):
         if not part.exists:
             raise DataError(f"{benchmark.title}: {part.path} does not exist (source: {part.origin}); {see}")

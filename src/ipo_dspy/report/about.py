@@ -1,6 +1,5 @@
 """Compute the opening of the page, which names data, model and machine, and the commands that use the result."""
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -11,6 +10,7 @@ from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.report import summary
+from ipo_dspy.report.command_lines import command_line
 from ipo_dspy.run.state import RunState, SearchState
 
 _ROLES = {"train": "Training images", "validation": "Validation images", "test": "Test images"}
@@ -72,7 +72,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequence[Command]:
+def next_steps(run: RunState, search: SearchState, folder: Path, *, is_tested: bool) -> Sequence[Command]:
     """Return the selected template and the commands that use the saved program; empty until a template is selected.
 
     A program with several classifiers, or with one inside another module, is loaded into the reader's own object.
@@ -89,13 +89,13 @@ def next_steps(search: SearchState, folder: Path, *, is_tested: bool) -> Sequenc
         f'classifier = ClipClassifier.from_file({path!r})\nprint(classifier(image="photo.jpg").label)'
     )
     steps = [template, Command("In Python", text)]
-    quoted = shlex.quote(path)
-    steps.append(Command("On the command line", f"ipo-dspy classify {quoted} photo.jpg"))
+    steps.append(Command("On the command line", command_line(run, "classify", path, "photo.jpg")))
     if not is_tested:
         purpose = "Measure the accuracy on test images, in folders named as their classes: none were tested so far"
-        steps.append(Command(purpose, f"ipo-dspy evaluate {quoted} test_images"))
-    serve = Command("As an HTTP server", f"ipo-dspy serve {quoted}")
-    return [*steps, serve, Command("For another runtime", f"ipo-dspy export {quoted} --to onnx")]
+        steps.append(Command(purpose, command_line(run, "evaluate", path, "test_images")))
+    serve = Command("As an HTTP server", command_line(run, "serve", path))
+    export = command_line(run, "export", path, replaced={"--to": "onnx"})
+    return [*steps, serve, Command("For another runtime", export)]
 
 
 def saved_program(folder: Path) -> str:

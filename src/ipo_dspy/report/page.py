@@ -53,7 +53,7 @@ def page(run: RunState, folder: Path) -> str:
         .get_template("template.html.j2")
         .render(
             run=run,
-            sections=[_section(i, search, folder) for i, search in enumerate(run.searches.values(), start=1)],
+            sections=[_section(i, run, search, folder) for i, search in enumerate(run.searches.values(), start=1)],
             data=about.data_name(run),
             about=about.facts(run, folder),
             script=Markup(script),
@@ -95,7 +95,7 @@ def prompt(text: str) -> Markup:
     return shown + more if len(lines) > LINES_SHOWN else shown
 
 
-def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any]:
+def _section(number: int, run: RunState, search: SearchState, folder: Path) -> Mapping[str, Any]:
     """Return the values of the part of the page for one search."""
     rows, shown = summary.score_rows(search), summary.select_example_changes(search.changes)
     splits = {summary.split_label(change["split"], change["class_split"]) for change in shown}
@@ -112,8 +112,8 @@ def _section(number: int, search: SearchState, folder: Path) -> Mapping[str, Any
         **_pictures(search),
         "warnings": choice.warnings(search),
         "place_of_commands": about.place_of_commands(folder),
-        "advice": list(advice.improvements(search, folder)),
-        "next_steps": list(about.next_steps(search, folder, is_tested=any(row.is_test for row in rows))),
+        "advice": list(advice.improvements(run, search, folder)),
+        "next_steps": list(about.next_steps(run, search, folder, is_tested=any(row.is_test for row in rows))),
         "unchosen": choice.unchosen(search),
         "curves": _curves(search),
         "classes": summary.class_table(search),

@@ -415,6 +415,17 @@ class EmbeddingMapEvent(ImageSetFields):
     shown: float
 
 
+class CommandEvent(TypedDict):
+    """The command line of a session: its data, and the options that were passed, with the values of each.
+
+    A flag has no value. Folders of runs, addresses, and settings of language models are left out.
+    """
+
+    event: Literal["command"]
+    data: str
+    options: dict[str, list[str]]
+
+
 class RunFinishedEvent(TypedDict):
     """A session ended; `status` is `finished` or the reason. Costs are those of all sessions of the run."""
 
@@ -463,6 +474,7 @@ Event: TypeAlias = Union[  # noqa: UP007  # get_args reads it
     PredictionChangedEvent,
     MistakeEvent,
     EmbeddingMapEvent,
+    CommandEvent,
     RunFinishedEvent,
     ProgressEvent,
     ImageSkippedEvent,
@@ -494,7 +506,16 @@ PERSISTED: Mapping[str, frozenset[str]] = {
 """Required fields of each recorded kind; a journal may have more fields, never fewer."""
 
 OUTCOME_KINDS = frozenset(
-    {"selected", "class_texts", "evaluation", "prediction_changed", "mistake", "embedding_map", "run_finished"}
+    {
+        "selected",
+        "class_texts",
+        "evaluation",
+        "prediction_changed",
+        "mistake",
+        "embedding_map",
+        "command",
+        "run_finished",
+    }
 )
 """Kinds of the outcome; a resumed run records them again."""
 

@@ -16,6 +16,7 @@ from ipo_dspy.run.budget import LMResponse, Usage
 from ipo_dspy.run.events import (
     TRANSIENT,
     ClassTextsEvent,
+    CommandEvent,
     EmbeddingMapEvent,
     ErrorEvent,
     EvaluationEvent,
@@ -210,6 +211,7 @@ class RunState:
         requests: requests that have neither a response nor an error yet, by classifier and request.
         usage: usage of all responses.
         run_seconds: seconds of the run at the last event that has them, over all its sessions.
+        command: the command line of the last session; None for a run in Python.
         finished: the event that ended it, until the run is resumed.
 
     >>> state = RunState([{"event": "run_finished", "status": "patience", "seconds": 3.0, "calls": 0, "tokens": 0}])
@@ -225,6 +227,7 @@ class RunState:
         self.responses: dict[tuple[str, str], LMResponse] = {}
         self.requests: dict[tuple[str, str], PendingRequest] = {}
         self.usage, self.run_seconds = Usage(), 0.0
+        self.command: CommandEvent | None = None
         self.finished: RunFinishedEvent | None = None
         for event in events:
             self.fold(event)
@@ -278,6 +281,8 @@ class RunState:
             self.finished = None
             for search in self.searches.values():
                 search.clear_outcome()
+        elif event["event"] == "command":
+            self.command = event
         elif event["event"] == "run_finished":
             self.finished = event
         elif event["event"] == "lm_request":

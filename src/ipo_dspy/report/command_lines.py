@@ -1,0 +1,89 @@
+"""Command lines to copy, with the options that the run used and that the command accepts."""
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import PurePath
+from types import MappingProxyType
+
+from ipo_dspy.clip.model_spec import name_alone
+from ipo_dspy.run.state import RunState
+
+READING = ("--image-column", "--label-column", "--base", "--classes", "--split", "--skip-unreadable")
+GOAL = ("--objective", "--costs", "--min-recall")
+ACCEPTED = {
+    "optimize": (
+        *("--prompt-model", "--description-model", "--request-mode", "--task-description"),
+        *("--device", "--also", "--across", "--template", "--initial-template"),
+        *("--shots", "--test", "--val", "--test-data", "--min-images", "--multi-label", "--base-novel"),
+        *(*READING, "--class-texts", *GOAL, "--optimize", "--candidates", "--max-recall-drop"),
+        *("--steps", "--auto", "--prompts-per-step", "--history-size", "--patience", "--seed"),
+        *("--choose", "--tolerance", "--ensemble", "--polish", "--no-polish", "--images-in-request"),
+        *("--max-lm-calls", "--max-tokens", "--max-cost", "--max-seconds", "--max-consecutive-errors"),
+        *("--max-described-images", "--prefetch", "--no-prefetch", "--num-threads"),
+    ),
+    "calibrate": (*READING, *GOAL, "--device"),
+    "evaluate": (*GOAL, "--device"),
+}
+"""The options of `optimize` that each command takes, other commands `--device` alone.
+
+Left out are the model, which the journal names, the folder of the run, and what may be an address or a secret: the
+settings of language models, and a cluster.
+"""
+
+
+def command_line(
+    run: RunState,
+    command: str,
+    *arguments: str,
+    replaced: Mapping[str, str] = MappingProxyType({}),
+    omitted: Collection[str] = (),
+) -> str:
+    """Return a command line, quoted for a shell.
+
+    Args:
+        run: its options are taken over, as far as the command accepts them.
+        command: name of the command.
+        arguments: what stands before the options.
+        replaced: options with a value of their own, and those that the run did not have; empty ones are left out.
+        omitted: options of the run that are left out.
+    """
+    accepted = set(ACCEPTED.get(command, ("--device",))) - replaced.keys() - set(omitted)
+    options = {option: values for option, values in _options(run).items() if option in accepted}
+    options |= {option: [value] for option, value in replaced.items() if value}
+    parts = [[option, value] for option, values in options.items() for value in values]
+    flags = [option for option, values in options.items() if not values]
+    return shlex.join(["ipo-dspy", command, *arguments, *flags, *chain.from_iterable(parts)])
+
+
+def data_of(run: RunState) -> str:
+    """Return the data of the run for commands; `photos` if its name is unknown."""
+    if run.command is not None:
+        return _shown(run.command["data"])
+    return next((search.setup.get("data_name") for search in run.searches.values()), "") or "photos"
+
+
+def _options(run: RunState) -> Mapping[str, Sequence[str]]:
+    """Return the options of a run with their values; of a run in Python or of an older one, those that are known."""
+    if run.command is not None:
+        shown = {"--also": name_alone}
+        passed = run.command["options"].items()
+        return {option: [shown.get(option, _shown)(value) for value in values] for option, values in passed}
+    search, settings = next(iter(run.searches.values())), run.settings
+    measured = [evaluation.get("measures", {}) for evaluation in search.evaluations.values()]
+    known: dict[str, list[str]] = {
+        "--class-texts": ["texts.json"] * bool(search.setup.get("class_texts")),
+        "--objective": [settings["objective"]] if settings.get("objective") else [],
+        "--costs": ["costs.json"] * bool(settings.get("costs")),
+        "--min-recall": [f"{name}={floor}" for name, floor in (settings.get("min_recall") or {}).items()],
+    }
+    several: dict[str, list[str]] = (
+        {"--multi-label": []} if any("mean_average_precision" in measures for measures in measured) else {}
+    )
+    return several | {option: values for option, values in known.items() if values}
+
+
+def _shown(value: str) -> str:
+    """Return a value; a path that might show where a user's files are is its folder and name."""
+    path = PurePath(value)
+    return PurePath(*path.parts[-2:]).as_posix() if path.is_absolute() or ".." in path.parts else value
