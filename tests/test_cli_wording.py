@@ -76,6 +76,13 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
             ["--steps", "3", "--auto", "light"],
             "--steps must be None if auto is given, got 3; pass either --steps 3 or --auto light",
         ),
+        (
+            ["--image-column", "file"],
+            "--image-column must be left out for {photos}, a folder of class folders, got 'file'; remove it: it names "
+            "a column of a table",
+        ),
+        (["--base", "x"], "--base must be left out for {photos}, a folder of class folders, got 'x'; remove it: it is"),
+        (["--classes", "a,b"], "--classes must be left out for {photos}, a folder of class folders, got ['a', 'b']; "),
         (["--shots", "none"], "--shots must be an integer of at least 1, or all, got 'none'"),
         (
             ["--test", "1.5"],
@@ -142,6 +149,8 @@ def test_labels_that_a_program_does_not_know(photos: Path, tmp_path: Path, capsy
     demo.load("pixel-animals", shots=1, classes="novel").program.save(str(tmp_path / "best.json"))
     line = said(capsys, "evaluate", "best.json", str(photos))
     assert line.endswith("correct the label, or add it: --data-classes")
+    line = said(capsys, "evaluate", "best.json", str(photos), "--classes", "a,b")
+    assert line.startswith("ipo-dspy: --classes must be left out for ")
 
 
 def hint(text: str, *arguments: Argument, **values: object) -> InputError:

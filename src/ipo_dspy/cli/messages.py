@@ -33,7 +33,7 @@ def render(error: IPOError, command: str) -> str:
     def spell(argument: Argument) -> str:
         if other := options.get(WITHOUT.get((argument.name, str(argument.value)), "")):
             return f"no {other}"
-        if argument == Argument("classes", ...) and "data_classes" in options:
+        if argument.name == "classes" and argument.value is ... and "data_classes" in options:
             return options["data_classes"]  # the classes are those of the saved program
         name, value = ARGUMENTS.get(argument.name, argument.name), argument.value
         option = options.get(f"no_{name}" if value is False else name)

@@ -2,11 +2,11 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from ipo_dspy.data.benchmark_loader import BenchmarkCheck, BenchmarkData, CheckResult, check_benchmark, load_benchmark
 from ipo_dspy.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, base_novel
+from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_test_argument, base_novel, check_options
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
@@ -66,10 +66,10 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
     if check_access(place).is_dir():
         check_folder(place)
     if names_shards(place):
-        return shards_catalog(place, **_only(options, place, "tar files", {"classes"}))
+        return shards_catalog(place, **check_options(options, place, "a tar file", ["classes"]))
     if is_saved(place):
         return hub_catalog(
-            str(place), **_only(options, place, "a saved data set", {"image", "label", "classes", "split"})
+            str(place), **check_options(options, place, "a saved data set", ["image", "label", "classes", "split"])
         )
     if place.suffix.lower() in TABLE_SUFFIXES and not place.is_dir():
         return table_catalog(place, **options)
@@ -77,7 +77,7 @@ def open_images(path: str | PathLike[str], **options: Unpack[DataOptions]) -> Ca
         suffixes = ", ".join(sorted({*TABLE_SUFFIXES, ".tar"}))
         fact = f"{place} is neither folder, table nor tar file"
         raise DataError(f"{fact}; pass a folder of class folders or a file in {suffixes}")
-    return folder_catalog(place, **_only(options, place, "a folder of class folders", {"split"}))
+    return folder_catalog(place, **check_options(options, place, "a folder of class folders", ["split"]))
 
 
 def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "auto") -> dict[str, str] | None:
@@ -90,10 +90,3 @@ def find_split(path: str | PathLike[str], *, image: str = "auto", label: str = "
     if not check_access(place).is_dir():
         return parts_of_table(place, image, label)
     return saved_parts(place) if is_saved(place) else split_folders(place)
-
-
-def _only(options: DataOptions, place: Path, kind: str, known: set[str]) -> Any:
-    """Return the options after checking that the kind of data accepts each."""
-    if unknown := [name for name in options if name not in known]:
-        raise DataError(f"{place} is {kind}", hint=Hint("remove {}, which it does not accept", Argument(unknown[0])))
-    return options

@@ -11,7 +11,7 @@ import logging
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ParamSpec, SupportsIndex, TypedDict, overload
@@ -35,6 +35,28 @@ class DataOptions(TypedDict, total=False):
     classes: Sequence[str] | None
     base: str | PathLike[str] | None
     split: str | None
+
+
+_PURPOSES = {
+    "image": "it names a column of a table",
+    "label": "it names a column of a table",
+    "base": "it is the folder of the relative image paths of a table",
+    "classes": "it names integer labels, and sub-folders have names",
+    "split": "it names a part of a table, a folder or a saved data set",
+}
+
+
+def check_options(options: DataOptions, path: PathLike[str], kind: str, known: Collection[str]) -> DataOptions:
+    """Return options of a path after checking that its kind of data accepts each.
+
+    Raises:
+        DataError: an option is for another kind of data.
+    """
+    for name, value in options.items():
+        if name not in known:
+            hint = f"remove it: {_PURPOSES[name]}"
+            raise DataError(f"must be left out for {path}, {kind}", argument=name, value=value, hint=hint)
+    return options
 
 
 class ImageDataset(list[dspy.Example]):

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ipo_dspy._internal.counts import first_few, pluralize
-from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, class_name, example, shorten, unknown_class
+from ipo_dspy.data.dataset import (
+    Catalog,
+    DataOptions,
+    ImageDataset,
+    check_options,
+    class_name,
+    example,
+    shorten,
+    unknown_class,
+)
 from ipo_dspy.data.folder import load_image_folder
 from ipo_dspy.data.image_tree import check_access
 from ipo_dspy.data.labels import MAX_LABEL
@@ -83,9 +92,7 @@ def label_sets_catalog(path: str | PathLike[str], **options: Unpack[DataOptions]
 
 
 def _folder_catalog(place: Path, options: DataOptions) -> Catalog:
-    if others := [name for name in options if name not in ("split", "classes")]:
-        hint = Hint("remove {}, which it does not accept", Argument(others[0]))
-        raise DataError(f"{place} is a folder of class folders", hint=hint)
+    check_options(options, place, "a folder of class folders", ["split", "classes"])
     images, classes = load_image_folder(place, split=options.get("split")), options.get("classes")
     known = {name: name if classes is None else same_class(name, classes) for name in images.classes}
     if not any(known.values()):
