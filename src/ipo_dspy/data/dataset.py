@@ -46,7 +46,7 @@ _PURPOSES = {
 }
 
 
-def check_options(options: DataOptions, path: PathLike[str], kind: str, known: Collection[str]) -> DataOptions:
+def check_options(options: DataOptions, path: PathLike[str], kind: str, known: Collection[str]) -> Any:
     """Return options of a path after checking that its kind of data accepts each.
 
     Raises:
