@@ -97,7 +97,7 @@ def test_sentences_are_in_the_key_and_rows_repeat_their_digest_only(tmp_path: Pa
     assert len(keys) == 2  # wherever the file lies
     own: dict[str, dict[str, Any]] = {"coprompt": {"sentences": {"cat": ["a cat."]}}, "vpt": {"sentences": "no.json"}}
     assert with_sentences(own) == own
-    with pytest.warns(DeprecationWarning, match="batch is now named batch_size"):
+    with pytest.warns(DeprecationWarning, match="use batch_size="):
         assert with_sentences({"coop": {"batch": 4}}) == {"coop": {"batch_size": 4}}
 
 
