@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from ipo_dspy.cli.data_options import DataSets, ImageOptions, SplitOptions
-from ipo_dspy.cli.messages import render
 from ipo_dspy.errors import DataError, InputError
 
 NO_OPTIONS = ImageOptions()

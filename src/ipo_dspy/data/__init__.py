@@ -15,7 +15,7 @@ from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES
 from ipo_dspy.data.webdataset import load_webdataset, names_shards, shards_catalog
-from ipo_dspy.errors import Argument, DataError, Hint
+from ipo_dspy.errors import DataError
 
 __all__ = [
     "BENCHMARKS",

@@ -30,7 +30,7 @@ from ipo_dspy.data.labels import MAX_LABEL
 from ipo_dspy.data.sampling import NO_CLASS
 from ipo_dspy.data.table import base_folder, find_columns, rows_of_split, table_example
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES, ImageTable, open_table
-from ipo_dspy.errors import Argument, DataError, Hint, InputError
+from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import check_classes, same_class
 
 logger = logging.getLogger(__name__)
