@@ -5,11 +5,14 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from helpers.cli_process import Done, Processes
 from helpers.clip_toys import write_sigmoid_demo
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO, DEMO_VIT
@@ -19,15 +22,14 @@ from ipo_dspy.demo import DemoTask
 from ipo_dspy.errors import ModelError
 from ipo_dspy.export.open_clip import write_open_clip
 
-ALONE = f"""
+WITHOUT = """
 import runpy, sys
-import torch
-{inspect.getsource(patch_torchvision)}
-patch_torchvision()
-sys.modules["ipo_dspy"] = None
+sys.modules |= dict.fromkeys(["ipo_dspy", *(name for name in sys.modules if name.startswith("ipo_dspy."))])
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+ALONE = f"import torch\n{inspect.getsource(patch_torchvision)}\npatch_torchvision()\n{WITHOUT}"
+Runner: TypeAlias = Callable[[Path, list[Path]], Done]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ def pictures(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> list[P
     return paths
 
 
-def run(script: Path, pictures: list[Path]) -> "subprocess.CompletedProcess[str]":
-    """Run a script in a folder of its own."""
+def run_alone(script: Path, pictures: list[Path]) -> Done:
+    """Run a script in a Python of its own, in which ipo_dspy was never imported."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", ALONE, str(script), *map(str, pictures)],
         cwd=script.parent,
         env=environment | {"PYTHONIOENCODING": "utf-8"},
@@ -56,20 +58,27 @@ def run(script: Path, pictures: list[Path]) -> "subprocess.CompletedProcess[str]
         encoding="utf-8",
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
-def printed(script: Path, pictures: list[Path]) -> list[list[str]]:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes) -> Runner:
+    """Runs a script in a process that cannot import ipo_dspy any more."""
+    processes = Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
+    return lambda script, pictures: processes.python(WITHOUT, str(script), *map(str, pictures))
+
+
+def printed(done: Done) -> list[list[str]]:
     """Path, label, and probability of each line that a script prints."""
-    done = run(script, pictures)
-    assert done.returncode == 0, done.stderr
-    return [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.code == 0, done.err
+    return [line.split("\t") for line in done.out.splitlines()]
 
 
-def check_equal(script: Path, classifier: ClipClassifier, pictures: list[Path]) -> set[str]:
+def check_equal(script: Path, classifier: ClipClassifier, pictures: list[Path], run: Runner) -> set[str]:
     """Compare a script with the classifier that it was written from; return the labels."""
     classifier.export(script, format="open-clip")
     answers = [classifier(image=picture) for picture in pictures]
-    lines = printed(script, pictures)
+    lines = printed(run(script, pictures))
     assert [line[:2] for line in lines] == [[str(p), str(a.label)] for p, a in zip(pictures, answers, strict=True)]
     for line, answer in zip(lines, answers, strict=True):
         assert float(line[2]) == pytest.approx(answer.confidence, abs=2e-4)
@@ -82,12 +91,14 @@ def test_the_script_prints_the_labels_of_the_classifier(
 ) -> None:
     classes = {label: ["dog", "brown_puppy"] if label == "dog" else label for label in task.classes}
     classifier = ClipClassifier(classes, template="pixel art of a <CLASS>.\nan icon of a <CLASS>", model=model)
-    check_equal(tmp_path / "best.py", classifier, pictures)
+    check_equal(tmp_path / "best.py", classifier, pictures, run_alone)
     assert len((tmp_path / "best.py").read_text().partition("LOGIT_BIAS =")[2].splitlines()) < 20
 
 
 @pytest.mark.parametrize("has_unknown", [False, True])
-def test_calibration_and_unknown_label(tmp_path: Path, task: DemoTask, pictures: list[Path], has_unknown: bool) -> None:
+def test_calibration_and_unknown_label(
+    tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner, has_unknown: bool
+) -> None:
     calibrated = task.program.calibrate(
         task.trainset,
         objective="balanced_accuracy",
@@ -96,39 +107,41 @@ def test_calibration_and_unknown_label(tmp_path: Path, task: DemoTask, pictures:
         unknown=task.testset[::20] if has_unknown else None,
     )
     calibrated.fields["label"]["weights"] = {"eagle": 0.0, "dog": 3.5}
-    assert "other" in check_equal(tmp_path / "best.py", calibrated, pictures)
+    assert "other" in check_equal(tmp_path / "best.py", calibrated, pictures, run)
 
 
-def test_several_labels_have_a_line_each(tmp_path: Path, task: DemoTask, pictures: list[Path]) -> None:
+def test_several_labels_have_a_line_each(
+    tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner
+) -> None:
     model = f"local-dir:{write_sigmoid_demo(tmp_path / 'sigmoid')}"
     classifier = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model=model, multi_label=True)
     classifier.export(tmp_path / "best.py", format="open-clip")
     expected = [[str(picture), label] for picture in pictures for label in sorted(classifier(image=picture).labels)]
-    assert [line[:2] for line in printed(tmp_path / "best.py", pictures)] == expected
+    assert [line[:2] for line in printed(run(tmp_path / "best.py", pictures))] == expected
     assert len(expected) > len(pictures) / 2
 
 
 def test_damaged_images_are_reported_and_the_others_labeled(
-    tmp_path: Path, task: DemoTask, pictures: list[Path]
+    tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner
 ) -> None:
     cut, text = tmp_path / "cut.png", tmp_path / "text.png"
     cut.write_bytes(pictures[0].read_bytes()[:200])
     text.write_text("no picture")
     task.program.export(tmp_path / "best.py", format="open-clip")
-    good = [line.split("\t")[:2] for line in run(tmp_path / "best.py", pictures[:2]).stdout.splitlines()]
+    good = [line.split("\t")[:2] for line in run(tmp_path / "best.py", pictures[:2]).out.splitlines()]
     done = run(tmp_path / "best.py", [pictures[0], cut, text, tmp_path / "missing.png", pictures[1]])
-    assert (done.returncode, [line.split("\t")[:2] for line in done.stdout.splitlines()]) == (1, good)
-    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    assert (done.code, [line.split("\t")[:2] for line in done.out.splitlines()]) == (1, good)
+    skipped = [line for line in done.err.splitlines() if line.startswith("skipped ")]
     assert [line.partition(": ")[0] for line in skipped] == [
         f"skipped {str(path)!r}" for path in (cut, text, tmp_path / "missing.png")
     ]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
 
 
-def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path]) -> None:
+def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path], run: Runner) -> None:
     evil = "'\"\"\" + print('run') + {MODEL} \\N <CLASS> \\"
     classifier = ClipClassifier({evil: ["cat", "Äpfel 猫"], "b\u00a0c": "dog"}, template=evil, model=DEMO_VIT)
-    check_equal(tmp_path / "best.py", classifier, pictures[:2])
+    check_equal(tmp_path / "best.py", classifier, pictures[:2], run)
     constants = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in ast.parse((tmp_path / "best.py").read_text("utf-8")).body

@@ -7,6 +7,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ def page(run: RunState, folder: Path) -> str:
     )
 
 
+@cache  # compiling the templates takes as long as filling them in
 def environment() -> Environment:
     """Return the Jinja environment of all pages; everything is escaped."""
     jinja = Environment(loader=FunctionLoader(_data), autoescape=True, undefined=StrictUndefined)

@@ -7,6 +7,7 @@ the text of a journal.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -119,11 +120,16 @@ def draw_map(drawn: EmbeddingMapEvent) -> Markup:
 
 
 def _drawn(template: str, width: float, height: float, about: str, values: Mapping[str, Any]) -> Markup:
+    size = {"width": round(width), "height": round(height)}
+    return Markup(_environment().get_template(template).render(values, **size, about=about, others=OTHERS))
+
+
+@cache
+def _environment() -> Environment:
     jinja = Environment(loader=PackageLoader("ipo_dspy", "report"), autoescape=True, undefined=StrictUndefined)
     jinja.trim_blocks = jinja.lstrip_blocks = True
     jinja.filters |= {"px": _px, "at": _at, "clipped": clipped, "images": lambda count: pluralize(count, "image")}
-    size = {"width": round(width), "height": round(height)}
-    return Markup(jinja.get_template(template).render(values, **size, about=about, others=OTHERS))
+    return jinja
 
 
 def _px(value: float) -> str:
