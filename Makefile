@@ -7,14 +7,20 @@ READY := $(VENV)/.ready
 # A file's tests run in one process, to share fixtures. (`--dist loadgroup` no longer groups with pytest 9.2.)
 WORKERS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+# More than pyproject.toml selects: the tests with the marker end_to_end, too.
+ALL := -m "not slow and not network and not gpu"
 
-.PHONY: demo test slow check docs coverage lowest results bench clean
+.PHONY: demo quick test slow check docs coverage lowest results bench clean
 
 demo: $(READY)
 	$(BIN)/ipo-dspy demo
 
-test: $(READY)
+# A third of the time of `test`: without the tests with the marker end_to_end.
+quick: $(READY)
 	$(PYTEST)
+
+test: $(READY)
+	$(PYTEST) $(ALL)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -33,7 +39,7 @@ docs: $(READY)
 
 # Fails below the `fail_under` of pyproject.toml.
 coverage: $(READY)
-	$(PYTEST) -q --cov --cov-report=term:skip-covered
+	$(PYTEST) $(ALL) -q --cov --cov-report=term:skip-covered
 
 # The lowest versions that pyproject.toml allows, in an environment of its own.
 lowest: $(READY)

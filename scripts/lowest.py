@@ -51,6 +51,7 @@ def main(tests: list[str]) -> None:
     subprocess.run([*install, *TOOLS, "-e", f"{ROOT}[{','.join(EXTRAS)}]"], check=True)
     print(constraints.read_text())
     command = [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadfile"]
+    command += ["-m", "not slow and not network and not gpu"]
     command += tests or [f"tests/test_{name}.py" for name in CORE]
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode)
 

@@ -60,6 +60,7 @@ def test_the_temperature_applies_and_the_class_weights_do_not(
     assert [one["probability"] for one in listed] == pytest.approx([one.probability for one in found.suspicious])
 
 
+@pytest.mark.end_to_end
 def test_the_command_lists_them_with_thumbnails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

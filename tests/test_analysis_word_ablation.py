@@ -116,6 +116,7 @@ def test_noise_on_one_half_only_is_not_noise() -> None:
     assert not AblationResult(ablation, {}, {}).is_noise
 
 
+@pytest.mark.end_to_end
 def test_the_command_scores_both_halves_of_a_program_and_draws(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_page_that_cannot_be_written_names_it(held_out: ImageDataset, tmp_path
         write_word_report(found.plain(), tmp_path / "file" / "words.html")
 
 
+@pytest.mark.end_to_end
 def test_the_command_on_classes_that_are_not_split_prints_accuracy_and_loss(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -31,6 +31,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 BUDGET = 500
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("compile_program", "least"),
     [(compile_copro, 0.5), (compile_mipro, 0.3), (compile_gepa, 0.9), (compile_simba, 0.3)],

@@ -64,6 +64,7 @@ def test_the_table_has_a_column_for_shots() -> None:
     assert float(lines[0]["H"]) == pytest.approx(2 * 50 * 30 / 80)
 
 
+@pytest.mark.end_to_end
 def test_files_are_written_for_each_data_set_and_the_average(tmp_path: Path) -> None:
     files = write_shots(tmp_path, GRID, rows(), DemoSuite())
     names = [f"shots-{name}.{kind}" for name in ("average", *GRID.datasets) for kind in ("svg", "png")]
@@ -104,6 +105,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_shots(tmp_path, GRID, rows(), DemoSuite())
 
 
+@pytest.mark.end_to_end
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
     asked = ("--datasets", "grey-food", "--methods", "clip,ipo", "--shots", "2,1", "--seeds", "1", "--steps", "1")

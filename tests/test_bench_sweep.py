@@ -81,6 +81,7 @@ def test_every_cell_is_a_row_with_its_figures(whole: SweepResult) -> None:
         assert (row.calls, row.tokens, row.cost) == (0, 0, 0.0)
 
 
+@pytest.mark.end_to_end
 def test_the_rows_of_ipo_differ_in_what_is_selected_after_the_same_search(tmp_path: Path) -> None:
     selecting = grid(
         datasets=("pixel-animals",),
@@ -107,6 +108,7 @@ def test_the_rows_of_ipo_differ_in_what_is_selected_after_the_same_search(tmp_pa
     assert run(tmp_path, selecting).rows == swept.rows
 
 
+@pytest.mark.end_to_end
 def test_a_linear_probe_has_base_accuracy_and_nothing_else(tmp_path: Path) -> None:
     (row,) = run(tmp_path, grid(datasets=("grey-food",), methods=("linear-probe",), seeds=(1,))).rows.values()
     assert row.error is None
@@ -142,6 +144,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processe
     return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
+@pytest.mark.end_to_end
 def test_a_killed_sweep_goes_on_to_the_same_rows(whole: SweepResult, processes: Processes, tmp_path: Path) -> None:
     source = (Path(__file__).parent / "helpers" / "bench_small.py").read_text()
     killed = processes.begin_python(source, str(tmp_path))
@@ -168,6 +171,7 @@ def wait_for_trials(folder: Path, cell: int) -> None:
     raise AssertionError("no cell has begun")
 
 
+@pytest.mark.end_to_end
 def test_a_stop_ends_the_sweep_after_the_step_and_it_can_be_resumed(whole: SweepResult, tmp_path: Path) -> None:
     stopper = StopSignal()
     stopped = run(tmp_path, stopper=stopper, audience=Listening(stopper, at=2))
@@ -178,6 +182,7 @@ def test_a_stop_ends_the_sweep_after_the_step_and_it_can_be_resumed(whole: Sweep
     assert_alike(results(resumed.rows), results(whole.rows))
 
 
+@pytest.mark.end_to_end
 def test_a_failed_cell_is_a_row_and_is_tried_again_on_request_only(whole: SweepResult, tmp_path: Path) -> None:
     broken = run(tmp_path, suite=SmallSuite(broken="grey-food"))
     assert [row.error for row in broken.failed] == ["RuntimeError: the disk has gone"] * 3

@@ -54,6 +54,7 @@ def accuracy(name: str, template: str) -> float:
     return evaluate(fitted, [e.image for e in test], test.labels(), test.classes).accuracy
 
 
+@pytest.mark.end_to_end
 def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swept: SweepResult) -> None:
     assert not swept.failed
     assert [row.method for row in swept.rows.values()] == ["clip", "ipo", "ipo"]
@@ -68,6 +69,7 @@ def test_what_learns_takes_its_template_along_and_clip_that_of_each_data_set(swe
             assert found[name] == accuracy(name, template)
 
 
+@pytest.mark.end_to_end
 def test_all_classes_are_learned_from(swept: SweepResult) -> None:
     """The first five here, of which base to novel takes half."""
     assert {row.train_images for row in swept.rows.values()} == {5}
@@ -76,6 +78,7 @@ def test_all_classes_are_learned_from(swept: SweepResult) -> None:
     assert DemoSuite().whole("grey-food", shots=2).train.counts() == dict.fromkeys(classes, 2)
 
 
+@pytest.mark.end_to_end
 def test_a_sweep_resumes_and_base_to_novel_cells_are_others(swept: SweepResult, tmp_path: Path) -> None:
     one = replace(GRID, methods=("clip",))
     suite = OwnTemplates()
@@ -235,6 +238,7 @@ def test_unusable_sources_and_targets_are_reported() -> None:
 BENCH = ("bench", "--shots", "1", "--seeds", "1", "--steps", "1")
 
 
+@pytest.mark.end_to_end
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "DemoSuite", SmallSuite)
     monkeypatch.chdir(tmp_path)

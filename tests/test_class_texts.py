@@ -109,6 +109,7 @@ def test_labels_that_kept_texts_are_read_like_are_an_error(task: demo.DemoTask, 
     assert program.class_texts == {"crane": ("crane",), "crane bird": ("crane bird",)}
 
 
+@pytest.mark.end_to_end
 def test_texts_of_evaluate_replace_the_saved_ones(
     task: demo.DemoTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_search_reads_the_texts_and_a_resumed_one_needs_the_same(task: demo.De
         IPO(**settings, log_dir=tmp_path).compile(ClipClassifier(list(ids), model="demo"), trainset)
 
 
+@pytest.mark.end_to_end
 def test_texts_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.export("pixel-animals", tmp_path / "images")
     first = sorted(path.name for path in (tmp_path / "images").iterdir())[0]

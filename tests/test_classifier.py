@@ -208,6 +208,7 @@ def test_foreign_instructions_abstain_instead_of_cancelling(
         _ = program.template
 
 
+@pytest.mark.end_to_end
 def test_saved_and_loaded_in_a_new_process_it_predicts_the_same(
     task: demo.DemoTask, tmp_path: Path, forking_parent: Processes
 ) -> None:

@@ -134,6 +134,7 @@ def test_weights_decide_among_the_classes_of_the_program_only(task: demo.DemoTas
         program(image=image)
 
 
+@pytest.mark.end_to_end
 def test_reanchor_fits_weights_of_a_classifier_and_of_a_predictor(task: demo.DemoTask, tmp_path: Path) -> None:
     classes = task.classes[:4]
     trainset = [example for example in (*task.trainset, *task.testset) if example.label in classes][:32]
@@ -210,6 +211,7 @@ print(loaded.deepcopy()(image=task.testset[0].image).label in task.classes, load
 """
 
 
+@pytest.mark.end_to_end
 def test_everything_else_works_without_decisions_in_dspy(tmp_path: Path, forking_parent: Processes) -> None:
     done = Processes(tmp_path, {}, parent=forking_parent).python(WITHOUT_DECISIONS)
     assert done.out.split() == ["True", "True"], done.err

@@ -49,6 +49,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processe
     return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
+@pytest.mark.end_to_end
 def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, text, _ = call(capsys, "demo", "pixel-animals", "--steps", "2", "--shots", "2", "--log-dir", str(out))
@@ -102,6 +103,7 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
     assert (out / "best.json").is_file()
 
 
+@pytest.mark.end_to_end
 def test_a_result_is_compared_with_the_prompts_for_imagenet_on_the_same_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_result_is_compared_with_the_prompts_for_imagenet_on_the_same_images(
     assert "Ensemble of 80" in page
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("words", "count"), [(26, 16), (28, 0)])
 def test_prompts_for_imagenet_that_do_not_fit_all_classes_are_left_out(
     words: int, count: int, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -189,6 +192,7 @@ def test_optimize_on_one_half_of_the_classes(photos: Path, tmp_path: Path, capsy
     assert set(result["intervals"]) == {"test base", "test novel"}
 
 
+@pytest.mark.end_to_end
 def test_the_choice_is_printed_as_plain_values(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,6 +351,7 @@ def test_user_errors_are_one_line_and_an_exit_code(
     assert out == ""
 
 
+@pytest.mark.end_to_end
 def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(processes: Processes) -> None:
     done = processes.run("optimize", "nowhere")
     assert (done.code, done.out) == (2, "")
@@ -356,6 +361,7 @@ def test_debug_shows_the_traceback_and_progress_is_silent_in_a_pipe(processes: P
     assert processes.run("optimize").code == 2
 
 
+@pytest.mark.end_to_end
 def test_nothing_moves_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "demo", "--steps", "1", "--shots", "1", "--log-dir", tmp_path / "run")
     assert (code, len(err.splitlines())) == (0, 1)  # what the task is
@@ -387,6 +393,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.end_to_end
 def test_a_terminal_without_utf8_gets_escapes_instead_of_a_traceback(
     run_folder: Path, photos: Path, tmp_path: Path, processes: Processes
 ) -> None:
@@ -525,6 +532,7 @@ def test_a_shell_completes_commands_and_options() -> None:
     assert "--max-cost" in completed("ipo-dspy optimize --max", 2).split()
 
 
+@pytest.mark.end_to_end
 def test_a_finished_folder_given_again_says_that_nothing_was_searched(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

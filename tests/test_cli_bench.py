@@ -33,6 +33,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return cli_calls.call(capsys, *arguments)
 
 
+@pytest.mark.end_to_end
 def test_the_table_is_printed_and_printed_again_without_measuring(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, *CALL)
     assert code == 0
@@ -160,6 +161,7 @@ def test_a_dry_run_prints_the_cost_and_measures_nothing(capsys: pytest.CaptureFi
     assert not Path("runs").exists()
 
 
+@pytest.mark.end_to_end
 def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json", "--model", "demo-vit", "--methods")
     calls = [
@@ -169,12 +171,14 @@ def test_a_dry_run_counts_all_that_ask(capsys: pytest.CaptureFixture[str]) -> No
     assert calls[2] == 2 * calls[0]
 
 
+@pytest.mark.end_to_end
 def test_each_row_of_ipo_asks_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json", "--methods")
     calls = [json.loads(call(capsys, *CALL, *asked, names)[1])["calls"] for names in ("ipo", "ipo,ipo-best")]
     assert calls[1] == 2 * calls[0] - 2 > 0  # the best of two seeds is not reworded
 
 
+@pytest.mark.end_to_end
 def test_what_a_linear_probe_cannot_classify_is_said_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, *CALL, "--methods", "ipo,linear-probe,clip")
     assert code == 0
@@ -220,6 +224,7 @@ def test_missing_data_sets_are_reported_as_data_check_reports_them(
     assert "dtd: " not in err
 
 
+@pytest.mark.end_to_end
 def test_methods_that_the_model_cannot_run_are_left_out_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     call_all = ("bench", "--datasets", "grey-food", "--shots", "1", "--seeds", "1", "--steps", "1", "--json")
     quick = ("--method-arg", "coop.epochs=1", "--method-arg", "cocoop.epochs=1")

@@ -46,6 +46,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object
     return exit.value.code, *capsys.readouterr()
 
 
+@pytest.mark.end_to_end
 def test_a_table_is_searched_and_evaluated(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(
         capsys, "optimize", folder / "table.csv", "--multi-label", "--model", f"local-dir:{folder / 'model'}",

@@ -107,6 +107,7 @@ def interrupt(child: int, processes: Processes) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
     processes: Processes,
@@ -134,6 +135,7 @@ def test_ctrl_c_stops_after_the_step_and_the_printed_command_resumes(
     assert trials(out) == undisturbed
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
     processes: Processes,
@@ -164,6 +166,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_journal_is_whole(
     assert trials(out) == undisturbed
 
 
+@pytest.mark.end_to_end
 def test_a_server_that_dies_leaves_the_best_and_the_command(
     photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_server_that_dies_leaves_the_best_and_the_command(
     assert trials(out) == undisturbed
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
@@ -474,6 +478,7 @@ def test_a_secret_in_an_address_is_not_in_the_printed_command(monkeypatch: pytes
     assert resume.command(Path("a b")) == f"ipo-dspy demo --prompt-model-kwargs {printed} --log-dir 'a b'"
 
 
+@pytest.mark.end_to_end
 def test_a_finished_run_is_printed_again_and_other_settings_are_refused_unless_allowed(
     photos: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -389,6 +389,7 @@ def written_by_another(folder: Path, *rows: Row) -> Writer:
     return writer
 
 
+@pytest.mark.end_to_end
 def test_a_run_is_followed_in_a_pipe_from_before_it_begins_to_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     watcher = subprocess.Popen([*COMMAND, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -443,6 +444,7 @@ def _shown(descriptor: int) -> Iterator[str]:
         yield re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
 
 
+@pytest.mark.end_to_end
 def test_in_a_terminal_the_best_template_shows_and_the_end_ends_it(tmp_path: Path) -> None:
     with written_by_another(tmp_path, begun(), trial(0, 0, 20.0), step(1)) as writer:
         process, screens = terminal(tmp_path)

@@ -73,6 +73,7 @@ def test_siglip_has_a_logit_bias() -> None:
     assert shared_toy("siglip").logit_bias == -10.0
 
 
+@pytest.mark.end_to_end
 def test_fingerprint_is_stable_in_another_process_and_dtype(
     folder: Path, tmp_path: Path, forking_parent: Processes
 ) -> None:
@@ -314,6 +315,7 @@ except ModelError as error:
 """
 
 
+@pytest.mark.end_to_end
 def test_a_text_towers_python_file_is_not_run_even_if_the_terminal_says_yes(
     folder: Path, tmp_path: Path, forking_parent: Processes
 ) -> None:

@@ -302,6 +302,7 @@ def processes(tmp_path: Path, forking_parent: Processes) -> Processes:
     return Processes(tmp_path, {"IPO_DSPY_CACHE": os.environ["IPO_DSPY_CACHE"]}, parent=forking_parent)
 
 
+@pytest.mark.end_to_end
 def test_a_killed_run_has_kept_every_batch_that_it_reported(
     toy: Counted, model: Path, tmp_path: Path, processes: Processes
 ) -> None:
@@ -317,6 +318,7 @@ def test_a_killed_run_has_kept_every_batch_that_it_reported(
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.end_to_end
 def test_runs_at_once_share_what_they_find(toy: Counted, model: Path, tmp_path: Path, processes: Processes) -> None:
     photos = pictures(tmp_path / "many", range(60))
     done = processes.python(TWICE, str(model), "3", *map(str, photos))

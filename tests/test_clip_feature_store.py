@@ -108,6 +108,7 @@ def test_it_is_made_with_the_first_features_and_says_what_it_holds(store: Featur
     assert repr(store) == f"FeatureStore({str(store.folder)!r}, at most 1073741824 bytes)"
 
 
+@pytest.mark.end_to_end
 def test_processes_at_once_all_keep_what_they_put(folder: Path) -> None:
     """They overlap, found the file together, and read while others write."""
     script = """
@@ -121,6 +122,7 @@ print(len(found(store, range(int(sys.argv[2]), int(sys.argv[2]) + 160))))
     assert len(found(FeatureStore(folder, ROOMY), range(1000))) == 400
 
 
+@pytest.mark.end_to_end
 def test_a_kill_loses_nothing_that_was_put_and_leaves_no_half_batch(folder: Path) -> None:
     script = """
 for number in range(int(sys.argv[2]), 10**6):

@@ -525,6 +525,7 @@ def test_no_second_model_is_loaded(root: Path, tmp_path: Path) -> None:
     assert load_backbone(f"transformers:{folder}", device="cpu").fingerprint == loaded(root, "clip").fingerprint
 
 
+@pytest.mark.end_to_end
 def test_a_missing_tokenizer_package_is_named(root: Path, tmp_path: Path, forking_parent: Processes) -> None:
     script = (
         "import sys\n"

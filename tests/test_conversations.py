@@ -8,6 +8,7 @@ from helpers.conversations import FOLDER, STEPS, Recorded, key, search
 from ipo_dspy import demo
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", demo.names())
 def test_a_recorded_conversation_is_replayed_to_its_end(name: str) -> None:
     with Recorded(name) as server:
@@ -21,6 +22,7 @@ def test_a_recorded_conversation_is_replayed_to_its_end(name: str) -> None:
     assert task.program.template != best.template
 
 
+@pytest.mark.end_to_end
 def test_a_changed_request_fails_with_the_command_to_record_it_again() -> None:
     with Recorded("pixel-animals") as server:
         _, best = search(server, "pixel-animals", steps=1, task_description="Cats or dogs?")

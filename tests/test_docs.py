@@ -7,6 +7,8 @@ import pytest
 
 from helpers.cli_process import Processes
 
+pytestmark = pytest.mark.end_to_end
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = (
     "calibration",

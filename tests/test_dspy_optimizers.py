@@ -113,6 +113,7 @@ def test_simba_adds_lines_where_the_metric_is_graded(
     assert bool(added) is learns
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("strategy", ["ipo -> gepa", "gepa -> ipo", "ipo"])
 def test_ipo_is_a_step_of_better_together(
     task: demo.DemoTask, phrase_writer: Callable[[int], dspy.LM], strategy: str, tmp_path: Path

@@ -167,6 +167,7 @@ def shard(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.end_to_end
 def test_clip_benchmark_reads_templates_and_class_names(
     classifier: ClipClassifier, features: Floats, shard: Path, tmp_path: Path
 ) -> None:

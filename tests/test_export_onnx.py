@@ -92,6 +92,7 @@ def check_equal(classifier: ClipClassifier, path: Path, pictures: Sequence[Path]
     assert meta["model"]["fingerprint"] == classifier.backbone.fingerprint
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("model", [DEMO, DEMO_VIT])
 def test_onnxruntime_gives_the_labels_of_the_classifier(
     tmp_path: Path, task: DemoTask, pictures: list[Path], model: str, capfd: pytest.CaptureFixture[str]
@@ -109,6 +110,7 @@ def test_onnxruntime_gives_the_labels_of_the_classifier(
     assert str(Path(onnx.__file__).parent).encode() not in content
 
 
+@pytest.mark.end_to_end
 def test_calibration_and_a_large_model(
     tmp_path: Path, task: DemoTask, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +133,7 @@ def test_calibration_and_a_large_model(
     assert (meta["unknown_label"], meta["temperature"]) == ("other", calibrated.class_weights().temperature)
 
 
+@pytest.mark.end_to_end
 def test_several_labels_and_half_precision(tmp_path: Path, task: DemoTask, pictures: list[Path]) -> None:
     folder = write_sigmoid_demo(tmp_path / "sigmoid")
     model = load_backbone(f"local-dir:{folder}", device="cpu", dtype="bfloat16")
@@ -145,6 +148,7 @@ def test_several_labels_and_half_precision(tmp_path: Path, task: DemoTask, pictu
     assert (probabilities >= 0.5).sum() > 10
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("kind", ["siglip", "coca"])
 def test_other_towers(tmp_path: Path, kind: str) -> None:
     classifier = ClipClassifier(["cat", "dog"], model=shared_toy(kind))
@@ -152,6 +156,7 @@ def test_other_towers(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "best.onnx").is_file()
 
 
+@pytest.mark.end_to_end
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
 def test_towers_of_transformers(tmp_path: Path) -> None:
     model = f"transformers:{transformers_toys.align(tmp_path / 'align')}"
@@ -188,6 +193,7 @@ def test_an_opset_that_lacks_an_operation(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.end_to_end
 def test_the_command_line_takes_an_opset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = f"local-dir:{write_model(tmp_path / 'model')}"
     ClipClassifier(["cat", "dog"], model=model).save(tmp_path / "best.json")
@@ -215,6 +221,7 @@ def lacks_translation(pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
     return values.flatten(1)[:, :128]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("encode", [depends_on_values, lacks_translation])
 def test_a_tower_that_onnx_cannot_take_is_named(
     tmp_path: Path, task: DemoTask, encode: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -249,6 +256,7 @@ def test_other_libraries_are_not_silenced(
     assert not logging.getLogger("torch").disabled
 
 
+@pytest.mark.end_to_end
 def test_the_folder_of_a_model_stays_here(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "customers" / "clip")
     classifier = ClipClassifier(["cat", "dog"], model=f"local-dir:{folder}")
@@ -260,6 +268,7 @@ def test_the_folder_of_a_model_stays_here(tmp_path: Path) -> None:
     assert "customers" not in (tmp_path / "zoo" / "manifest.json").read_text()
 
 
+@pytest.mark.end_to_end
 def test_a_model_that_onnxruntime_gets_wrong_is_not_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def check_equal(script: Path, classifier: ClipClassifier, pictures: list[Path], 
     return {line[1] for line in lines}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("model", [DEMO, DEMO_VIT])
 def test_the_script_prints_the_labels_of_the_classifier(
     tmp_path: Path, task: DemoTask, pictures: list[Path], model: str
@@ -95,6 +96,7 @@ def test_the_script_prints_the_labels_of_the_classifier(
     assert len((tmp_path / "best.py").read_text().partition("LOGIT_BIAS =")[2].splitlines()) < 20
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("has_unknown", [False, True])
 def test_calibration_and_unknown_label(
     tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner, has_unknown: bool
@@ -110,9 +112,8 @@ def test_calibration_and_unknown_label(
     assert "other" in check_equal(tmp_path / "best.py", calibrated, pictures, run)
 
 
-def test_several_labels_have_a_line_each(
-    tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner
-) -> None:
+@pytest.mark.end_to_end
+def test_several_labels_have_a_line_each(tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner) -> None:
     model = f"local-dir:{write_sigmoid_demo(tmp_path / 'sigmoid')}"
     classifier = ClipClassifier(task.classes, template="pixel art of a <CLASS>.", model=model, multi_label=True)
     classifier.export(tmp_path / "best.py", format="open-clip")
@@ -121,6 +122,7 @@ def test_several_labels_have_a_line_each(
     assert len(expected) > len(pictures) / 2
 
 
+@pytest.mark.end_to_end
 def test_damaged_images_are_reported_and_the_others_labeled(
     tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner
 ) -> None:
@@ -138,6 +140,7 @@ def test_damaged_images_are_reported_and_the_others_labeled(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.end_to_end
 def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path], run: Runner) -> None:
     evil = "'\"\"\" + print('run') + {MODEL} \\N <CLASS> \\"
     classifier = ClipClassifier({evil: ["cat", "Äpfel 猫"], "b\u00a0c": "dog"}, template=evil, model=DEMO_VIT)

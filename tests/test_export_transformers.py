@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(model_path(DEMO_VIT), tmp_path_factory.mktemp("models") / "demo")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
 @pytest.mark.parametrize("template", ["pixel art of a <CLASS>.", "a <CLASS> as {0}, pixel art of a {<CLASS>}."])
 def test_the_pipeline_gives_the_labels_of_the_classifier(

@@ -73,6 +73,7 @@ def hub(open_hub: Hub) -> Hub:
     return open_hub
 
 
+@pytest.mark.end_to_end
 def test_a_program_goes_to_the_hub_and_comes_back_with_the_same_labels(hub: Hub, tmp_path: Path) -> None:
     before, address, after, again = hub.run(
         "labels(task.program)",
@@ -98,6 +99,7 @@ def test_a_program_goes_to_the_hub_and_comes_back_with_the_same_labels(hub: Hub,
     assert fetched == [f"/me/pets/resolve/{1:040x}/best.json"]  # the commit whose size was checked
 
 
+@pytest.mark.end_to_end
 def test_without_the_hub_the_fetched_copy_is_read(hub: Hub) -> None:
     fetched = "labels(ClipClassifier.from_pretrained('me/pets'))"
     _, first = hub.run("task.program.push_to_hub('me/pets')", fetched)
@@ -108,6 +110,7 @@ def test_without_the_hub_the_fetched_copy_is_read(hub: Hub) -> None:
     assert missing["error"].endswith(f"; check the network, and that {hub.address} is a hub")
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("action", "message"),
     [
@@ -145,6 +148,7 @@ def test_what_a_hub_refuses_is_one_error(hub: Hub, action: str, message: str) ->
     assert ("GET", "/me/large/resolve/main/best.json", TOKEN) not in hub.state.asked
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("mood", ["silent", "page", "gone"])
 def test_a_server_that_is_not_a_hub_is_one_error_soon(hub: Hub, mood: str) -> None:
     hub.state.mood = mood
@@ -198,6 +202,7 @@ def test_a_replaced_image_encoder_is_refused() -> None:
         ClipClassifier(["a", "b"], model=backbone).push_to_hub("me/pets")
 
 
+@pytest.mark.end_to_end
 def test_programs_are_published_from_several_threads(hub: Hub) -> None:
     setup = """
 from concurrent.futures import ThreadPoolExecutor
@@ -369,6 +374,7 @@ def test_an_evaluation_is_before_the_threshold(compiled: ClipClassifier) -> None
     assert line == "Note: measured before the threshold of 12.500, which is for the in-distribution score."
 
 
+@pytest.mark.end_to_end
 def test_the_page_runs(hub: Hub) -> None:
     page = (Path(__file__).parent.parent / "docs" / "deploy" / "hub.md").read_text()
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

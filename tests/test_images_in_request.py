@@ -228,6 +228,7 @@ def test_the_estimate_counts_them(task: demo.DemoTask) -> None:
     assert shown - plain == 765 * (1 + 5 * 4)
 
 
+@pytest.mark.end_to_end
 def test_the_option_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["demo", "--steps", "1", "--images-in-request", "2", "--log-dir", str(tmp_path / "run")]
     with Writer() as server, pytest.raises(SystemExit, match="0"):

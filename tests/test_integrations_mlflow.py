@@ -72,6 +72,7 @@ def by_step(mlflow: Any, run: Any, metric: str) -> dict[int, float]:
     return {m.step: m.value for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)}
 
 
+@pytest.mark.end_to_end
 def test_autologging_shows_ipo_as_it_shows_copro(autolog: Any, task: demo.DemoTask) -> None:
     best = IPO(proposer="evolution", steps=2).compile(task.program, list(task.trainset), valset=list(task.valset))
     ours = only_run(autolog)

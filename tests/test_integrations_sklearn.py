@@ -31,6 +31,7 @@ SEARCH = {**AS_IT_IS, "steps": 3}
 CHECKED = ClipEstimator(model="demo", device="cpu", ipo=AS_IT_IS, image_shape=(1, -1))
 
 
+@pytest.mark.end_to_end
 @parametrize_with_checks([CHECKED])  # type: ignore[untyped-decorator]
 def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -317,6 +317,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(folder, server, done)
 
 
+@pytest.mark.end_to_end
 def test_all_of_it_ran(ran: Ran) -> None:
     """Or the search would find nothing because there is nothing."""
     codes = {name: done.code for name, done in ran.done.items()}
@@ -338,10 +339,12 @@ def test_all_of_it_ran(ran: Ran) -> None:
     assert sent["X-Api-Key"] == GIVEN["X-Api-Key"]
 
 
+@pytest.mark.end_to_end
 def test_no_key_is_in_any_written_byte(ran: Ran) -> None:
     assert search(ran.folder, NEEDLES, without=[ran.folder / "hf_home" / name for name in FILES]) == []
 
 
+@pytest.mark.end_to_end
 def test_no_image_is_in_any_written_byte(ran: Ran) -> None:
     needles = {}
     for number, url in enumerate(sorted(ran.server.pictures)):

@@ -101,6 +101,7 @@ USELESS = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("reply", USELESS.values(), ids=USELESS)
 def test_useless_answers_are_recorded_and_the_run_continues(
     reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path

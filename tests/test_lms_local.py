@@ -527,6 +527,7 @@ def run(folder: Path, **settings: Any) -> tuple[Any, list[Any]]:
     return best, [*replay(folder)]
 
 
+@pytest.mark.end_to_end
 def test_a_run_with_models_that_babble_ends_with_the_start_template(made: Make, tmp_path: Path) -> None:
     # Unseeded, some draws hold tags; their text is rejected, which is not an error.
     babbler = lm(made(toys.qwen2, last=None), temperature=1.0, max_tokens=24, seed=1)

@@ -118,6 +118,7 @@ def test_the_words_follow_the_template() -> None:
     assert best.candidate_programs[0]["program"].class_texts == best.class_texts
 
 
+@pytest.mark.end_to_end
 def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: WholeRun) -> None:
     task, best, folder, server = whole_run
     estimate = IPO(prompt_model=server.lm(), optimize="class_texts").estimate(task.program, task.trainset).total
@@ -133,6 +134,7 @@ def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: Wh
     assert "expected on new images of the template alone, 95 % interval" in page
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("no_cache")
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_a_run_that_is_resumed_asks_no_answered_request_again_and_ends_the_same(
@@ -266,6 +268,7 @@ def test_words_become_the_criteria_of_a_predictor_that_clip_answers(
     assert found[0] == found[1]
 
 
+@pytest.mark.end_to_end
 def test_the_command_line_finds_words_and_leaves_novel_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

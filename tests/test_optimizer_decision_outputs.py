@@ -33,6 +33,7 @@ def accuracy(program: dspy.Module, examples: Any, output: str = "label") -> floa
     return 100 * sum(hits) / len(hits)
 
 
+@pytest.mark.end_to_end
 def test_ipo_improves_a_predictor_like_the_equal_classifier(task: demo.DemoTask, tmp_path: Path) -> None:
     program = predictor("Name the animal.", label=(animals(task), "the animal"))
     optimizer = IPO(proposer="evolution", steps=3, seed=0, log_dir=tmp_path / "run")
@@ -97,6 +98,7 @@ def examples(task: demo.DemoTask) -> list[dspy.Example]:
     ]
 
 
+@pytest.mark.end_to_end
 def test_several_outputs_get_a_template_each(task: demo.DemoTask) -> None:
     program, trainset = Scene(task), examples(task)
     found = find_classifiers(program)

@@ -70,6 +70,7 @@ GOALS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("goal", GOALS)
 def test_a_run_finds_what_is_better_by_its_objective(goal: str, few: demo.DemoTask, tmp_path: Path) -> None:
     name, options = GOALS[goal]
@@ -92,6 +93,7 @@ def test_a_run_finds_what_is_better_by_its_objective(goal: str, few: demo.DemoTa
         run(few, log_dir=tmp_path, seed=0, **({"objective": "loss"} if goal != "loss" else {}))
 
 
+@pytest.mark.end_to_end
 def test_accuracy_by_a_metric_is_the_accuracy(few: demo.DemoTask, by_accuracy: tuple[SearchResult, Path]) -> None:
     """The search, the choice and its errors are the same, as far as they are not estimated otherwise."""
     default, by_metric, graded = by_accuracy[0], run(few, metric=right), run(few, metric=feedback)
@@ -261,6 +263,7 @@ def command(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.end_to_end
 def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "costs.json").write_text('{"bear": {"cat": 5}}')
     search = ["demo", "pixel-animals", "--steps", "1", "--shots", "2", "--log-dir", str(tmp_path / "run")]
@@ -302,6 +305,7 @@ def test_the_command_line_optimizes_and_evaluates(tmp_path: Path, capsys: pytest
     assert "--min-recall must be CLASS=RECALL, got 'bear'" in capsys.readouterr().err
 
 
+@pytest.mark.end_to_end
 def test_costs_and_floors_of_novel_classes_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     novel = demo.load("pixel-animals", shots=1, classes="novel").classes[0]
     (tmp_path / "costs.csv").write_text(f"true,predicted,cost\nbear,cat,5\nbear,{novel},2\n{novel},cat,3\n")
@@ -348,6 +352,7 @@ def test_each_of_two_classifiers_is_checked_by_its_own_classes() -> None:
         IPO(candidates={"moose": ["elk"]}, **given).compile(Two(task.program), examples)
 
 
+@pytest.mark.end_to_end
 def test_floors_that_cost_much_are_said_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -345,6 +345,7 @@ class Words:
         return Proposals(ask.once(f"step {ask.step}/0", answer).texts)
 
 
+@pytest.mark.end_to_end
 @given(st.floats(0, 1), st.booleans())
 def test_a_run_cut_anywhere_goes_on_to_the_same_end_and_asks_nothing_twice(
     tmp_path_factory: pytest.TempPathFactory, cut: float, prefetch: bool

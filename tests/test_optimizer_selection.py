@@ -163,6 +163,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[DetailedResults, 
     return best.detailed_results, folder
 
 
+@pytest.mark.end_to_end
 def test_every_phrase_of_a_winner_is_worth_something(results: tuple[DetailedResults, Path]) -> None:
     (search,) = results[0].searches
     assert search.best.score.rank <= search.baseline.score.rank
@@ -193,6 +194,7 @@ def test_one_image_a_class_says_what_cannot_be_known() -> None:
     assert not best.detailed_results.searches[0].choice.is_spread_known
 
 
+@pytest.mark.end_to_end
 def test_an_ensemble_is_an_ordinary_template_that_is_reported_line_by_line(tmp_path: Path) -> None:
     task = demo.load("inverted-objects", shots=4, seed=1)
     given: dict[str, Any] = {"proposer": "evolution", "steps": 8, "seed": 1, "progress": False, "tolerance": 0.25}

@@ -40,7 +40,8 @@ def test_the_source_distribution_holds_what_its_own_tests_read(distributions: Pa
         opened.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.iterdir()
     files = ["test_packaging.py", "test_architecture.py", "test_release.py", "test_backends_doc.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in files)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command += [f"tests/{name}" for name in files]
     places = {**os.environ, "PYTHONPATH": f"{unpacked / 'src'}{os.pathsep}{unpacked / 'tests'}"}
     done = subprocess.run(command, cwd=unpacked, env=places, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -70,6 +71,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processe
     return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ["quickstart", "swap_backends", "compose", "better_together"])
 def test_an_example_runs(name: str, processes: Processes, tmp_path: Path) -> None:
     path = ROOT / "examples" / f"{name}.py"
@@ -112,6 +114,7 @@ def ran(processes: Processes, code: str, folder: Path, **environment: str) -> Do
     return done
 
 
+@pytest.mark.end_to_end
 def test_the_python_lines_of_the_readme_run(processes: Processes, tmp_path: Path) -> None:
     """With a folder of bundled pictures, the bundled model and no language model in them."""
     block = block_with("load_image_folder")
@@ -125,6 +128,7 @@ def test_the_python_lines_of_the_readme_run(processes: Processes, tmp_path: Path
     assert (tmp_path / "best.json").is_file()
 
 
+@pytest.mark.end_to_end
 def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None:
     """In a Python of their own, as users run them."""
     command = [sys.executable, "-c", block_with("demo.load")]
@@ -133,6 +137,7 @@ def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None
     assert "<CLASS>" in done.stdout
 
 
+@pytest.mark.end_to_end
 def test_the_program_of_the_common_tasks_runs(processes: Processes, tmp_path: Path) -> None:
     """As it is written, but for the CLIP and a server that stands in for the provider."""
     program = block_with("class Sorter")
@@ -155,6 +160,7 @@ class Answering(Writer):
         return reply if "<INS>" in reply.text else Reply("[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
 
 
+@pytest.mark.end_to_end
 def test_the_python_lines_of_the_baselines_page_run(processes: Processes, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), flags=re.DOTALL)
     code = "\n".join(["from ipo_dspy import IPO, ClipClassifier", *blocks, "print(best.template, found.accuracy)"])

@@ -248,6 +248,7 @@ for way in ways:
 """
 
 
+@pytest.mark.end_to_end
 def test_a_file_reaches_the_network_only_where_that_is_allowed(tmp_path: Path, hub: tuple[str, type[Hub]]) -> None:
     address, server = hub
     path = tmp_path / "stranger.json"

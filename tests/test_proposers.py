@@ -92,6 +92,7 @@ print("\\n".join(str(t.template) for t in evolve(3, 3)))
 """
 
 
+@pytest.mark.end_to_end
 def test_evolution_is_the_same_in_every_process() -> None:
     here = [str(t.template) for t in evolve(3, 3)]
     done = subprocess.run(

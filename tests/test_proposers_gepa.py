@@ -62,6 +62,7 @@ def run_gepa(
     return best, evaluated.calls
 
 
+@pytest.mark.end_to_end
 def test_the_example_of_the_page_evaluates_only_templates(task: demo.DemoTask) -> None:
     answers = [
         "Look hard at the picture.",

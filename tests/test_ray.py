@@ -89,10 +89,12 @@ def data(images: Sequence[Any]) -> list[bytes]:
     return [base64.b64decode(image.url.partition(",")[2]) for image in images]
 
 
+@pytest.mark.end_to_end
 def test_a_run_on_a_cluster_is_the_run_on_one_machine(warm: RayScorer, task: demo.DemoTask, local: Any) -> None:
     assert_alike(run(task, warm), local)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "goal",
     [
@@ -106,6 +108,7 @@ def test_other_objectives_are_those_of_one_machine(goal: Any, warm: RayScorer, t
     assert_alike(run(task, warm, **goal), run(task, None, **goal))
 
 
+@pytest.mark.end_to_end
 def test_scores_of_any_source_are_those_of_one_machine(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ def here(backbone: Backbone, images: Sequence[Any], labels: Sequence[str], class
     return ClipScorer(backbone, encode_images(backbone, images).features, labels, classes)
 
 
+@pytest.mark.end_to_end
 def test_other_labels_are_another_task(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_other_labels_are_another_task(
         warm.wide(backbone, task.classes)
 
 
+@pytest.mark.end_to_end
 def test_a_run_scores_on_images_that_are_never_listed(warm: RayScorer, task: demo.DemoTask, tmp_path: Path) -> None:
     """The training set is what is described; candidates get the scores of all images of the shards."""
     images, labels = data([example.image for example in task.testset[:200]]), task.testset[:200].labels()
@@ -185,6 +190,7 @@ def test_a_run_scores_on_images_that_are_never_listed(warm: RayScorer, task: dem
         assert_alike(trial.score, scorer.score([trial.template])[0])
 
 
+@pytest.mark.end_to_end
 def test_choices_bad_images_and_features_on_disk(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -226,6 +232,7 @@ def test_choices_bad_images_and_features_on_disk(
         warm.hold(backbone, images, labels, task.classes)
 
 
+@pytest.mark.end_to_end
 def test_a_set_may_be_dropped_while_others_are_gone_through(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone
 ) -> None:
@@ -249,6 +256,7 @@ def test_a_set_may_be_dropped_while_others_are_gone_through(
         pool.cluster.ray.get(worker.predict.remote(gone, text))
 
 
+@pytest.mark.end_to_end
 def test_a_worker_without_the_model_is_named(warm: RayScorer, task: demo.DemoTask, tmp_path: Path) -> None:
     """Gone between the start of the run and that of the workers, or replaced by another."""
     folder = tmp_path / "model"
@@ -268,6 +276,7 @@ def test_a_worker_without_the_model_is_named(warm: RayScorer, task: demo.DemoTas
         warm.hold(backbone, data([e.image for e in task.trainset[:4]]), task.trainset[:4].labels(), task.classes)
 
 
+@pytest.mark.end_to_end
 def test_a_label_outside_the_classes_is_named(
     warm: RayScorer, task: demo.DemoTask, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -279,11 +288,13 @@ def test_a_label_outside_the_classes_is_named(
         warm.wide(backbone, None)
 
 
+@pytest.mark.end_to_end
 def test_a_cluster_without_room_is_reported(cluster: Any, backbone: Backbone) -> None:
     with pytest.raises(ClusterError, match=r"no node of the Ray cluster has 64 CPUs and 0 GPUs for a worker \(CPUs"):
         RayScorer(cluster.address, cpus_per_worker=64).check(backbone)
 
 
+@pytest.mark.end_to_end
 def test_killed_nodes_cost_time_and_no_results(
     cluster: Any, task: demo.DemoTask, local: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -336,6 +347,7 @@ def test_the_only_worker_may_die_with_its_node_between_two_steps(
     scorer.close()
 
 
+@pytest.mark.end_to_end
 def test_features_that_are_lost_with_a_node_are_encoded_again(
     cluster: Any, warm: RayScorer, task: demo.DemoTask, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -357,6 +369,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory, forking_parent: Processes
     return Processes(tmp_path_factory.mktemp("processes"), {}, parent=forking_parent)
 
 
+@pytest.mark.end_to_end
 def test_the_command_line_on_a_cluster(cluster: Any, commands: Processes, task: demo.DemoTask, tmp_path: Path) -> None:
     """In a process of its own that joins the cluster, compared with one without it; both write the same journal."""
     as_folder(tmp_path / "photos", data([example.image for example in task.trainset]), task.trainset.labels())
@@ -369,6 +382,7 @@ def test_the_command_line_on_a_cluster(cluster: Any, commands: Processes, task: 
     assert_alike(without_time(one), without_time(other))
 
 
+@pytest.mark.end_to_end
 def test_sigterm_ends_a_run_on_a_cluster_after_the_step(
     cluster: Any, commands: Processes, task: demo.DemoTask, tmp_path: Path
 ) -> None:
@@ -441,6 +455,7 @@ def test_a_server_that_is_not_a_cluster_is_reported(answer: bytes, why: str, mon
         thread.join()
 
 
+@pytest.mark.end_to_end
 def test_without_ray_the_extra_is_named(commands: Processes) -> None:
     """In a process where the import fails."""
     done = commands.python(
@@ -449,6 +464,7 @@ def test_without_ray_the_extra_is_named(commands: Processes) -> None:
     assert done.err.splitlines()[-1].endswith("run pip install 'ipo_dspy[ray]'")
 
 
+@pytest.mark.end_to_end
 def test_the_package_loads_no_ray(commands: Processes) -> None:
     """Nor does anything that a run imports."""
     done = commands.python("import sys, ipo_dspy.distributed.ray_scorer; sys.exit('ray' in sys.modules)")

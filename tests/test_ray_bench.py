@@ -28,6 +28,7 @@ from ipo_dspy.errors import ClusterError, InputError, LanguageModelError
 from ipo_dspy.run.journal import FILE_NAME
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ipo_dspy[ray]'")
+pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,7 @@ def test_ten_shapes_are_planted_in_twelve_places_or_more() -> None:
     assert len(set(PLACES)) == 17  # as docs/running.md says
 
 
+@pytest.mark.end_to_end
 def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
     lm, cached = planted.lm(planted.address), planted.lm(planted.server.url)
     task = demo.load("pixel-animals", shots=1)
@@ -82,6 +83,7 @@ def test_no_planted_key_is_written_or_shown_by_a_run(planted: Planted, capfd: py
     assert planted.found() == []
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("planted", shapes(quick=["seven letters"]), indirect=True)
 def test_no_planted_key_is_written_or_shown_wherever_an_answer_quotes_it(
     planted: Planted, capfd: pytest.CaptureFixture[str]
@@ -106,6 +108,7 @@ def test_no_planted_key_is_written_or_shown_wherever_an_answer_quotes_it(
     assert planted.found() == []
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("status", [200, 500])
 def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
     planted: Planted, status: int, capfd: pytest.CaptureFixture[str]
@@ -124,6 +127,7 @@ def test_no_planted_key_is_written_or_shown_by_a_sweep_of_another_optimizer(
     assert planted.found() == []
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("planted", shapes(quick=["seven letters"]), indirect=True)
 def test_no_planted_key_is_written_or_shown_by_the_command_line(
     planted: Planted, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

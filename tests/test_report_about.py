@@ -62,6 +62,7 @@ def test_names_data_model_images_machine_and_versions(photos: Path, monkeypatch:
     }
 
 
+@pytest.mark.end_to_end
 def test_the_commands_to_copy_run(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_selected_templates_are_copied_as_they_are(tmp_path: Path) -> None:
     assert len(scripts(page)) == 1
 
 
+@pytest.mark.end_to_end
 def test_the_advised_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     shutil.copytree("runs/photos-1", "runs/photos-2")

@@ -99,6 +99,7 @@ def assert_survives_kills(kills: int, seed: int, tmp_path: Path, parent: Process
         assert killed == kills
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc")
 def test_killed_at_random_moments_it_ends_as_if_not(tmp_path: Path, forking_parent: Processes) -> None:
     assert_survives_kills(kills=3, seed=1, tmp_path=tmp_path, parent=forking_parent)
@@ -282,6 +283,7 @@ print(len(best.detailed_results.trials))
 """
 
 
+@pytest.mark.end_to_end
 def test_a_full_disk_stops_the_run_cleanly_and_it_resumes_once_there_is_room(
     tmp_path: Path, forking_parent: Processes
 ) -> None:

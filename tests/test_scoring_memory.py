@@ -60,6 +60,7 @@ def measured(
     return report
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("choices", [False, True])
 def test_memory_does_not_grow_with_images_times_classes(processes: Processes, choices: bool) -> None:
     report = measured(processes, 200_000, 1000, 1, 4, choices=choices)  # all logits would be 800 MB, all choices 200 MB

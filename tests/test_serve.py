@@ -698,6 +698,7 @@ def ready(url: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_when_all_is_answered(
     processes: Processes, program: str, task: DemoTask, number: signal.Signals
@@ -723,6 +724,7 @@ def test_a_signal_ends_the_server_when_all_is_answered(
     assert "no token is required" in done.out
 
 
+@pytest.mark.end_to_end
 def test_a_request_of_many_images_is_not_too_much_for_the_server(processes: Processes, program: str) -> None:
     pid = processes.begin("serve", program, "--port", "0", "--max-images", "1100")
     url = address(processes)
@@ -752,6 +754,7 @@ def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str]) -> None
     assert (code, message in err) == (2, True)
 
 
+@pytest.mark.end_to_end
 def test_a_missing_extra_is_one_error(processes: Processes) -> None:
     lines = (
         "import sys",
@@ -776,6 +779,7 @@ def test_a_program_without_classes_is_refused() -> None:
         create_app(ClipClassifier(model="demo"))
 
 
+@pytest.mark.end_to_end
 def test_workers_that_end_at_the_start_are_one_error() -> None:
     build: Any = functools.partial(os._exit, 7)
     with (

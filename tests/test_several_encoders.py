@@ -55,6 +55,7 @@ def test_scores_are_those_of_both_models(across: str, task: DemoTask, by_mean: t
     assert result.choice.accuracy == pytest.approx(result.finalists[0].validation.accuracy)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("across", ["mean", "worst"])
 @pytest.mark.parametrize("goal", ["macro_f1", "costs", "min_recall"])
 def test_other_objectives_decide_over_both_models(goal: str, across: str, task: DemoTask, tmp_path: Path) -> None:
@@ -104,6 +105,7 @@ def test_other_models_make_another_run(task: DemoTask, changed: dict[str, Any], 
         search(task, folder, **changed, allow_config_changes=True)
 
 
+@pytest.mark.end_to_end
 def test_the_journal_and_the_report_have_the_matrix(task: DemoTask, tmp_path: Path, by_mean: tuple[Any, Path]) -> None:
     result, folder = by_mean
     events = {event["event"]: event for event in replay(folder)}
@@ -178,6 +180,7 @@ def test_an_initial_template_must_fit_all(task: DemoTask, monkeypatch: pytest.Mo
         search(task, also=[backbone])
 
 
+@pytest.mark.end_to_end
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     table = str(demo.data_file("pixel-animals"))

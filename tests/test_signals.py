@@ -108,6 +108,7 @@ def trials(folder: Path) -> list[tuple[Any, ...]]:
     return [(e["index"], e["step"], e["template"], e["accuracy"], e["loss"]) for e in kinds(folder, "trial")]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_step_under_way_is_kept_and_all_is_written(
     name: str, processes: Processes, photos: Path, tmp_path: Path
@@ -135,6 +136,7 @@ def test_the_step_under_way_is_kept_and_all_is_written(
     assert len(questions) == len(set(questions)) == len(server.requests)
 
 
+@pytest.mark.end_to_end
 def test_ctrl_c_says_how_long_it_waits_for_the_model_at_most(
     processes: Processes, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +161,7 @@ def test_ctrl_c_says_how_long_it_waits_for_the_model_at_most(
     assert not RunState(replay(out)).requests
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM")])
 def test_a_second_signal_ends_at_once(
     first: str, second: str, processes: Processes, photos: Path, tmp_path: Path
@@ -179,6 +182,7 @@ def test_a_second_signal_ends_at_once(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.end_to_end
 def test_a_signal_before_the_search_ends_the_run_there(processes: Processes, photos: Path, tmp_path: Path) -> None:
     with Gated(at=1) as server:  # the ping
         child = processes.begin(*search(photos, tmp_path / "run", server))
@@ -206,6 +210,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_while_the_model_loads_a_signal_ends_at_once(
     name: str, processes: Processes, photos: Path, tmp_path: Path
@@ -249,6 +254,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.end_to_end
 def test_what_the_parent_ignores_stays_ignored(processes: Processes, photos: Path, tmp_path: Path) -> None:
     with Gated(at=3) as server:
         child = processes.begin_python(NOHUP, *search(photos, tmp_path / "run", server))
@@ -258,6 +264,7 @@ def test_what_the_parent_ignores_stays_ignored(processes: Processes, photos: Pat
         assert (processes.end().code, server.asked) == (0, STEPS)
 
 
+@pytest.mark.end_to_end
 def test_a_terminal_that_is_closed_does_not_keep_the_run_from_its_end(photos: Path, tmp_path: Path) -> None:
     out, (ours, theirs) = tmp_path / "run", pty.openpty()
     code = "import sys; from ipo_dspy.cli import main; main(sys.argv[1:])"
@@ -388,6 +395,7 @@ def test_a_stopped_cell_asks_nothing(task: demo.DemoTask, tmp_path: Path) -> Non
     assert not list((tmp_path / CELLS).glob(f"*/{FILE_NAME}"))
 
 
+@pytest.mark.end_to_end
 def test_a_sweep_ends_with_the_code_of_the_signal(processes: Processes, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     asked = [

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import inflect
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -117,6 +116,8 @@ def test_tidy_changes_nothing_twice(text: str) -> None:
 
 @pytest.mark.parametrize("word", sorted({word for phrase in BANK for word in phrase.text.split()} - {"a", "the"}))
 def test_the_quick_rule_for_articles_agrees_with_inflect(word: str) -> None:
+    import inflect  # slow, and every test process imports this file
+
     assert tidy(f"a {word}") == tidy(f"an {word}") == inflect.engine().a(word)
 
 

@@ -23,6 +23,8 @@ pytest.importorskip("uvicorn", reason="pip install 'transformers[serving]'")
 pytest.importorskip("fastapi", reason="pip install 'transformers[serving]'")
 import_open_clip()
 
+pytestmark = pytest.mark.end_to_end
+
 SERVE = """
 from ipo_dspy.clip.loading import import_open_clip
 import_open_clip()  # fixes a torchvision that is built for another torch; nothing else here is ours

@@ -31,6 +31,7 @@ def printed(cell: nbformat.NotebookNode) -> str:
     return "".join(o.text if o.output_type == "stream" else o.data.get("text/plain", "") for o in cell.outputs)
 
 
+@pytest.mark.end_to_end
 @tutorials
 def test_a_tutorial_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "DSPY_CACHEDIR"):

@@ -98,6 +98,7 @@ def command(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[s
         yield process, client
 
 
+@pytest.mark.end_to_end
 def test_a_run_from_before_it_begins_to_its_end_and_ctrl_c(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with command(folder) as (process, client):

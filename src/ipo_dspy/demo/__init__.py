@@ -15,6 +15,7 @@ from ipo_dspy.clip.bundled import DEMO, assets
 from ipo_dspy.clip.bundled import model_path as model_path
 from ipo_dspy.data import ImageDataset, few_shot, load_image_table, split_classes
 from ipo_dspy.data.dataset import closest
+from ipo_dspy.data.table import table_catalog
 from ipo_dspy.data.table_reader import open_table
 from ipo_dspy.errors import DataError
 
@@ -69,8 +70,8 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", m
     from ipo_dspy.classifier import ClipClassifier  # imported here so that names() only lists a folder
 
     file = data_file(name)
-    train, val, test = (load_image_table(file, split=split) for split in SPLITS)
-    drawn = few_shot(train.labels(), val.labels(), shots=shots, seed=seed)
+    train, val, test = (table_catalog(file, split=split) for split in SPLITS)
+    drawn = few_shot(train.labels, val.labels, shots=shots, seed=seed)
     base, novel = split_classes(train.classes)
     halves = {"base": base, "novel": novel, "all": train.classes}
     if classes not in halves:
@@ -80,9 +81,9 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", m
         name=name,
         description=str(open_table(file).metadata.get("ipo_dspy", {}).get("description", name)),
         program=ClipClassifier(half, model=model),
-        trainset=train.pick(drawn.train).subset(half),
-        valset=val.pick(drawn.val).subset(half),
-        testset=test.subset(half),
+        trainset=train.build(drawn.train).subset(half),
+        valset=val.build(drawn.val).subset(half),
+        testset=test.build([row for row, label in enumerate(test.labels) if label in half]).subset(half),
         classes=half,
     )
 
