@@ -245,6 +245,7 @@ class Refusing(Writer):
         return Reply(f"Incorrect API key provided: {KEY}", status=401)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("limit", "model", "row", "asked"),
     [

@@ -255,7 +255,7 @@ def test_the_same_weights_classify_the_same_through_both_libraries(same_weights:
     torch.testing.assert_close(
         here.backbone.encode_pixels(pixels), there.backbone.encode_pixels(pixels), rtol=0, atol=1e-5
     )
-    answers = [[each(image=example.image) for example in task.testset] for each in (here, there)]
+    answers = [[each(image=example.image) for example in task.testset[::8]] for each in (here, there)]
     assert len(answers[0]) > 50  # images that are not resized, for which the libraries round differently
     for mine, theirs in zip(*answers, strict=True):
         assert mine.label == theirs.label

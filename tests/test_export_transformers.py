@@ -58,6 +58,7 @@ def test_the_pipeline_gives_the_labels_of_the_classifier(
         assert answer["score"] == pytest.approx(expected.confidence, abs=1e-3)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
 def test_the_lines_of_the_page_run(
     tmp_path: Path,
@@ -78,6 +79,7 @@ def test_the_lines_of_the_page_run(
     assert labels == [classifier(image=Path(name)).label for name in ("cat.jpg", "dog.jpg")]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:transformers")
 def test_the_page_for_users_of_the_pipeline_runs(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -47,6 +47,7 @@ PASSING = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
 def test_passing_faults_are_retried_and_change_nothing(
     reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path

@@ -29,6 +29,7 @@ def outcomes(seed: int, images: int, effects: Floats, *, shared: float = 1.0) ->
     return PairTally.of(np.hstack([correct, losses]), labels, CLASSES)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("images", [40, 160, 400])
 @pytest.mark.parametrize("shared", [0.0, 3.0])
 def test_texts_without_effect_are_rarely_accepted(images: int, shared: float) -> None:
@@ -40,6 +41,7 @@ def test_texts_without_effect_are_rarely_accepted(images: int, shared: float) ->
     assert accepted <= 0.05 * runs + 2 * np.sqrt(0.05 * 0.95 * runs)
 
 
+@pytest.mark.end_to_end
 def test_the_best_of_many_texts_without_effect_is_rarely_accepted() -> None:
     accepted = 0
     for seed in range(100):

@@ -103,6 +103,7 @@ def test_trials_after_the_last_step_do_not_end_it_again(task: demo.DemoTask, mon
     assert stream.getvalue().splitlines().count("steps: 2 of 2") == 1
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("no_cache")
 def test_in_a_terminal_it_says_what_it_waits_for(task: demo.DemoTask, terminal: Terminal) -> None:
     with Writer(odd={0: Reply("<INS>a tiny <CLASS>.</INS>", delay=2.5)}) as server, terminal.as_stderr():

@@ -67,6 +67,7 @@ def test_weights_are_recovered_and_improve_new_images() -> None:
     assert ((fit.scaling.apply(logits).argmax(1) == labels).mean()) > (logits.argmax(1) == labels).mean() + 0.05
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("shots", [None, 4])
 @pytest.mark.parametrize(("images", "classes"), [(40, 2), (100, 5), (200, 25)])
 def test_folds_reject_weights_without_an_effect(images: int, classes: int, shots: int | None) -> None:

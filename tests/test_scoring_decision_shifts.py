@@ -53,6 +53,7 @@ def test_a_floor_is_reached_on_new_images() -> None:
     assert DecisionRule.recall(2, (logits + found[0]).argmax(axis=1), labels) == pytest.approx(0.9, abs=0.04)
 
 
+@pytest.mark.end_to_end
 def test_costs_without_effect_seldom_pass() -> None:
     """Plain decisions by calibrated probabilities are the best ones if all errors cost the same."""
     rule = DecisionRule.of({("a", "b"): 1.0}, {}, accuracy, NAMES)

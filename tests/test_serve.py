@@ -294,6 +294,7 @@ def test_a_request_that_is_given_up_takes_nothing_with_it(task: DemoTask, monkey
     assert [isinstance(each, np.ndarray) and np.allclose(each, row, atol=1e-5) for each in again] == [True] * 4
 
 
+@pytest.mark.end_to_end
 def test_a_slow_model_answers_some_of_too_many(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, image, answered, end = task.program.backbone, png(task, 0), 0, time.monotonic() + 5
     encode = backbone.encode_pixels
@@ -392,6 +393,7 @@ def test_a_busy_server_asks_to_try_again(task: DemoTask) -> None:
         assert [client.post("/classify", files=files(image)).status_code for _ in range(12)] == [200] * 12
 
 
+@pytest.mark.end_to_end
 def test_lies_about_the_length_and_slow_clients(task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_HEADER_SECONDS", 0.3)
     monkeypatch.setattr(server, "_IDLE_SECONDS", 0.5)
@@ -411,6 +413,7 @@ def test_lies_about_the_length_and_slow_clients(task: DemoTask, monkeypatch: pyt
         assert client.post("/classify", files=files(png(task, 0))).status_code == 200
 
 
+@pytest.mark.end_to_end
 def test_a_response_that_nobody_reads_ends_its_connection(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
