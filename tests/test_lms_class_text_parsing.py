@@ -84,5 +84,5 @@ def test_a_request_says_what_a_label_is_taken_for_and_what_was_tried() -> None:
     (_, message) = ClassTextAdapter().format(ProposeClassTexts, [], inputs)
     said = str(message["content"])
     assert "crane: read as 'crane'; 3 of 16 images recognized, the others taken for stork 9, tower 4" in said
-    assert "tried before: hoist" in said
+    assert "tried, the best first, each with the images recognized: hoist" in said
     assert "Template: a <CLASS>. | art of <CLASS>" in said

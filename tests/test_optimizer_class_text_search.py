@@ -1,5 +1,6 @@
 """The search for words of the classes, on bundled tasks."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def test_words_that_the_user_gives_replace_a_label_that_is_not_recognized(
     assert task.program.class_texts["corn cob"] == ("corn cob",)
     assert changes["corn cob"].recognized[0] < 2 < 10 < changes["corn cob"].recognized[1]
     assert found.after.accuracy == pytest.approx(found.before.accuracy + found.gain.accuracy)
-    assert found.gain.accuracy == pytest.approx(sum(change.accuracy for change in found.changes))
+    assert all(change.accuracy >= 0 and change.loss >= 0 for change in found.changes)  # on images that did not choose
     assert (best.template, best.classes) == (task.program.template, task.program.classes)
     on_train = evaluate(best, task.trainset)[0].score
     assert (on_train.accuracy, on_train.loss) == pytest.approx((found.after.accuracy, found.after.loss), abs=1e-4)
@@ -95,7 +96,6 @@ def test_the_validation_images_decide() -> None:
     best = optimizer.compile(task.program, task.trainset, valset=task.valset)
     found = best.detailed_results.searches[0].class_texts
     assert found.decided_by == "validation"
-    assert {change.candidates for change in found.changes} == {1}
     assert found.changes[0].images == 4
     assert found.after.accuracy > found.before.accuracy
 
@@ -124,6 +124,7 @@ def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: Wh
     estimate = IPO(prompt_model=server.lm(), optimize="class_texts").estimate(task.program, task.trainset).total
     found = best.detailed_results.searches[0].class_texts
     assert server.unseen == []
+    assert re.search(r"tried, the best first, each with the images recognized: \w.* \d+, ", text_of(server.requests[2]))
     assert found.after.accuracy > found.before.accuracy + 5
     assert {"corn cob", "honey pot"} <= {change.label for change in found.changes}
     assert best.detailed_results.spent.calls == len(server.requests) == 1 + ROUNDS == estimate.calls

@@ -1,6 +1,7 @@
 """Find the tagged texts in the free-form answer of a language model, however carelessly it tags them."""
 
 import re
+from collections.abc import Callable
 
 from ipo_dspy.template import has_placeholder
 
@@ -13,8 +14,12 @@ _BEFORE = 100
 """Number of characters before a tag that are searched for them."""
 
 
-def tag_contents(text: str) -> tuple[list[str], list[str]]:
+def tag_contents(text: str, is_content: Callable[[str], bool] = has_placeholder) -> tuple[list[str], list[str]]:
     r"""Return the contents of tags that begin a line, and those of tags within sentences, which must be closed.
+
+    Args:
+        text: the answer.
+        is_content: whether what follows a tag at the beginning of a line counts although the tag is not closed.
 
     >>> tag_contents("<INS>crane: crane bird</INS>\nOr I could write <INS>nail: metal nail</INS>")
     (['crane: crane bird'], ['nail: metal nail'])
@@ -25,7 +30,7 @@ def tag_contents(text: str) -> tuple[list[str], list[str]]:
     for tag in TAG.finditer(text):
         closes = bool(tag[1] or tag[2])
         content = text[end : tag.start()] if opened else ""
-        if closes or (begins_line and has_placeholder(content)):  # some models forget the slash
+        if closes or (begins_line and is_content(content)):  # some models forget the slash
             (own_lines if begins_line else inline).append(content)
         if end == 0 or "\n" in text[end : tag.start()]:
             before = text[max(0, tag.start() - _BEFORE) : tag.start()].rpartition("\n")[2]

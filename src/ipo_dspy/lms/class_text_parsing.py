@@ -31,11 +31,13 @@ def read_class_texts(completion: str, cut: bool = False) -> list[str]:
     ['crane: crane bird | wading bird']
     >>> read_class_texts('{"crane": ["crane bird", "wading bird"], "nail": ["metal nail"]}')
     ['crane: crane bird | wading bird', 'nail: metal nail']
+    >>> read_class_texts("<INS>crane: crane bird\n<INS>nail: metal nail")
+    ['crane: crane bird', 'nail: metal nail']
     >>> read_class_texts("1. **crane**: crane bird | wading bird\n2. nail: metal na", cut=True)
     ['crane: crane bird | wading bird']
     """
     answer = without_thoughts(completion).answer
-    own_lines, inline = tag_contents(answer)
+    own_lines, inline = tag_contents(answer, lambda content: ":" in content)
     lines = _json_lines(answer) or [
         line
         for content in own_lines or inline or [answer]

@@ -102,16 +102,21 @@ def class_text_parts(inputs: Mapping[str, Any]) -> list[str]:
         *_section("Classes that lose most, the worst first:", map(_confused, inputs["classes"])),
         *_section("Training images of them:", map(_mistaken, inputs.get("mistakes", ()))),
         *_section("Could not be used:", inputs["rejected"]),
-        f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, and short "
-        "descriptions of what is visible, which fit into the template in place of <CLASS>. Write one line for each "
-        f"class, with its label exactly as above: {OPEN_TAG}label: text | text | text{CLOSE_TAG}",
+        f"Write up to {inputs['count']} new texts for each of these classes: other names, synonyms, short descriptions "
+        "of what is visible, and variations of the best that were tried, which fit into the template in place of "
+        f"<CLASS>. Write one line for each class, with its label exactly as above: "
+        f"{OPEN_TAG}label: text | text | text{CLOSE_TAG}",
     ]
 
 
 def _confused(of_class: ClassMistakes) -> str:
     words = ", ".join(repr(text) for text in of_class.texts)
     taken = f", the others taken for {', '.join(of_class.taken_for)}" if of_class.taken_for else ""
-    tried = f"; tried before: {', '.join(of_class.tried)}" if of_class.tried else ""
+    tried = (
+        f"; tried, the best first, each with the images recognized: {', '.join(of_class.tried)}"
+        if of_class.tried
+        else ""
+    )
     return f"{of_class.label}: read as {words}; {of_class.correct} of {of_class.images} images recognized{taken}{tried}"
 
 

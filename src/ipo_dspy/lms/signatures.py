@@ -92,7 +92,10 @@ class RewordPrompts(dspy.Signature):
 
 
 class ClassMistakes(pydantic.BaseModel):
-    """A class with the words that stand for it now, and what its training images are taken for, most frequent first."""
+    """A class with the words that stand for it now, and what its training images are taken for, most frequent first.
+
+    Other words that were tried come with the number of images recognized, those with the lowest loss first.
+    """
 
     label: str
     texts: list[str]

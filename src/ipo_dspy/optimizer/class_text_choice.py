@@ -1,65 +1,91 @@
-"""Choose among texts for one class: those that a paired test tells apart from the present ones.
+"""Choose among texts for one class: those that are better on images that did not choose them.
 
-The best of many texts on few images looks better than it is. So a gain has to exceed what the best of as many texts
-without any effect would reach by chance in 95 % of the cases: the largest of their standardized gains, with the
-covariance of the outcomes. Texts that are clearly worse than the present ones do not count, because they cannot be the
-best by chance (Hansen, A Test for Superior Predictive Ability, Journal of Business & Economic Statistics 23, 2005).
+The best of many texts on few images looks better than it is. So the images are divided into folds, and each fold judges
+the texts that all other folds choose: however many texts there are, a gain is one on images that did not choose, and a
+paired test of it accepts the texts that all images choose (cross-validation of a choice; Stone, Cross-Validatory Choice
+and Assessment of Statistical Predictions, Journal of the Royal Statistical Society B 36, 1974).
 
-Letters: C classes, K compared texts, the present ones first, B draws.
+Letters: C classes, M texts, the present ones first, F folds.
 """
 
-import math
-from statistics import NormalDist
+import functools
+import operator
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ipo_dspy.optimizer.selection import leaders
-from ipo_dspy.scoring.comparison import CONFIDENCE, Comparison, Floats, PairTally
+from ipo_dspy.scoring.calibration import folds_of
+from ipo_dspy.scoring.class_columns import ColumnTally
+from ipo_dspy.scoring.comparison import WITHIN_CLASSES, PairTally
 
-DRAWS = 2000
+BOUND = 2.4
+"""Standard errors by which a gain in accuracy or loss is beyond chance: 1.96 for two tests at 2.5 %, and more because
+the choices of two folds share images. Without any effect, 2 to 7 % of the choices exceed it in simulations."""
 
 
-def choose_texts(tally: PairTally, least_correct: Floats, *, tried: int, seed: int = 0) -> int:
-    """Return the position of the chosen texts, 0 for the present ones.
+def rows_of_folds(labels: NDArray[np.int64], *, seed: int = 0) -> list[NDArray[np.int64]]:
+    """Return the rows of the images of each fold; see `folds_of`.
 
-    They are better beyond chance in accuracy or loss, worse in neither, and no class falls below its floor. Of several,
-    the most accurate ones win, then those with the lowest loss.
+    >>> [len(rows) for rows in rows_of_folds(np.array([0, 0, 1, 1, 1, 0]))]
+    [2, 1, 1, 1, 1]
+    """
+    folds = folds_of(labels, seed=seed)
+    return [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+
+
+def choose_texts(parts: Sequence[ColumnTally], least_correct: Tensor | None = None) -> tuple[int, list[int]]:
+    """Return the position of the best texts on all images, and for each fold of the best ones on all other folds.
+
+    The best ones are the most accurate, with the lowest loss if several are, of those whose loss is not higher than
+    that of the present texts.
 
     Args:
-        tally: outcomes of K texts on the images that decide.
-        least_correct: [C] smallest number of correct images of each class.
-        tried: number of texts that the compared ones were selected from by the same images.
-        seed: seed of the draws of noise.
+        parts: tally of M texts on each of F folds.
+        least_correct: [C] smallest number of correct images of each class, over all folds.
+    """
+    whole = _sum(parts)
+    allowed = torch.ones(len(whole.loss), dtype=torch.bool)
+    if least_correct is not None:
+        allowed = (whole.correct >= least_correct - 1e-9).all(dim=1)
+    others = [_sum([part for part in parts if part is not judge]) for judge in parts] if len(parts) > 1 else []
+    return _best(whole, allowed), [_best(tally, allowed) for tally in others]
+
+
+def is_beyond_chance(judged: PairTally) -> bool:
+    """Return whether texts are more accurate, or have a lower loss, beyond chance, and are worse in neither.
+
+    What one text changes, it changes for the images of few classes. These classes are the same on new images, so the
+    error of the gain is that of its spread within classes, but at least `WITHIN_CLASSES` of its whole variance.
+
+    Args:
+        judged: the present texts and the chosen ones, on images that did not choose them.
 
     >>> right, labels = np.array([[0.0, 1.0]] * 15 + [[1.0, 1.0]] * 5), np.arange(20) % 2
-    >>> tally = PairTally.of(np.hstack([right, 1 - right]), labels, classes=2)
-    >>> choose_texts(tally, np.zeros(2), tried=1), choose_texts(tally, np.array([0, 11]), tried=1)
-    (1, 0)
+    >>> is_beyond_chance(PairTally.of(np.hstack([right, 1 - right]), labels, classes=2))
+    True
     """
-    compared = Comparison(tally, seed=seed)
-    accuracy, loss = compared.accuracy, compared.loss
-    floors = tally.sums[:, : len(accuracy)] >= least_correct[:, None] - 1e-9  # [C, K]
-    usable = is_beyond_chance(compared, tried) & (accuracy >= accuracy[0] - 1e-9) & (loss <= loss[0] + 1e-9)
-    usable &= floors.all(axis=0)
-    if not usable.any():
-        return 0
-    return int(leaders(np.where(usable, accuracy, -np.inf)[None], np.where(usable, loss, np.inf)[None])[0])
+    contrast = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # to gains in accuracy and in loss
+    images, sums = judged.images[judged.images > 0], judged.sums[judged.images > 0] @ contrast  # [c], [c, 2]
+    count, gains = int(images.sum()), sums.sum(axis=0)
+    squares = np.diag(contrast.T @ judged.products @ contrast)  # [2]
+    variance = (squares - gains**2 / count) * count / max(count - 1, 1)
+    if (freedom := count - len(images)) > 0:
+        within = (squares - (sums**2 / images[:, None]).sum(axis=0)) * count / freedom
+        variance = np.maximum(within, WITHIN_CLASSES * variance)
+    errors = np.sqrt(np.maximum(variance, 0.0))
+    return count > 1 and bool((gains >= -1e-9).all() and (gains > BOUND * errors + 1e-9).any())
 
 
-def is_beyond_chance(compared: Comparison, tried: int) -> NDArray[np.bool_]:
-    """Return which texts gain more accuracy, or more loss, than the best of texts without effect would: [K] bool."""
-    accuracy_noise, loss_noise = compared.draws(DRAWS)  # [B, K] each
-    with np.errstate(divide="ignore"):
-        scale = 1 / np.concatenate([compared.accuracy_errors[0], compared.loss_errors[0]])  # [2K]
-    scale[~np.isfinite(scale)] = 0.0  # outcomes that never differ
-    gains = np.concatenate([compared.accuracy - compared.accuracy[0], compared.loss[0] - compared.loss]) * scale
-    noise = np.hstack([accuracy_noise - accuracy_noise[:, [0]], loss_noise[:, [0]] - loss_noise]) * scale  # [B, 2K]
-    count = len(compared.accuracy)
-    if tried < count:
-        is_hopeless = gains < -math.sqrt(2 * math.log(math.log(max(compared.images, 16))))
-        bound = float(np.quantile(np.where(is_hopeless, -np.inf, noise).max(axis=1), CONFIDENCE))
-    else:  # most of them are not compared: the bound of Bonferroni, whose tail no draw reaches
-        bound = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * tried))
-    beyond = gains > bound
-    return np.asarray(beyond[:count] | beyond[count:])
+def _best(tally: ColumnTally, allowed: Tensor) -> int:
+    correct, loss = tally.correct.sum(dim=1), tally.loss  # [M] each
+    usable = allowed & (correct >= correct[0]) & (loss <= loss[0])
+    usable[0] = True
+    best = usable & (correct == correct[usable].max())
+    return int(torch.where(best, loss, float("inf")).argmin())
+
+
+def _sum(parts: Sequence[ColumnTally]) -> ColumnTally:
+    return functools.reduce(operator.add, parts)

@@ -2,22 +2,25 @@
 
 The labels that lose most are improved one after the other, with the texts of all others as they are, until no label
 changes and no more texts are proposed. Texts come from the user, and from a language model that is shown what the
-labels are taken for. `class_text_choice` decides whether texts are accepted, on the validation images if there are any:
-then the training images choose the best texts, and the validation images decide on these alone.
+labels are taken for and how earlier texts did. Texts are accepted if they are better on images that did not choose
+them: on the validation images if there are any, else on folds of the training images; see `class_text_choice`.
 """
 
+import functools
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
 import numpy as np
+import torch
 
 from ipo_dspy.clip.template_tokens import template_tokens
 from ipo_dspy.errors import BudgetError, DataError, ImageError, ProposalError, TemplateError
 from ipo_dspy.lms.class_text_parsing import check_proposed_text
 from ipo_dspy.lms.signatures import ClassMistakes, Mistake
-from ipo_dspy.optimizer.class_text_choice import choose_texts
+from ipo_dspy.optimizer.class_text_choice import choose_texts, is_beyond_chance, rows_of_folds
 from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers.base import ClassTextProposer, ClassTextRequest
 from ipo_dspy.run.events import ClassTextChangeFields, ClassTextsEvent, ClassTextsFields
@@ -27,14 +30,12 @@ from ipo_dspy.scoring.scorers import ClipScorer
 from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template, check_name, reading
 
-ROUNDS = 3
+ROUNDS = 5
 """Maximum number of passes over the labels; each has at most one request to a language model."""
-LABELS_ASKED, TEXTS_ASKED = 8, 8
+LABELS_ASKED, TEXTS_ASKED = 8, 12
 """Maximum number of labels in a request, those that lose most, and of texts for each of them."""
-ASKED_AT_MOST = 2
+ASKED_AT_MOST = 3
 """Number of requests about the same label, so that others have their turn."""
-COMPARED = 64
-"""Maximum number of texts of a label that are compared in pairs, the best by training images."""
 JOINED = 16
 """Maximum number of texts of a label whose average is tried."""
 SHOWN_CONFUSIONS, SHOWN_TRIED, SHOWN_REJECTIONS = 4, 12, 5
@@ -42,16 +43,16 @@ SHOWN_CONFUSIONS, SHOWN_TRIED, SHOWN_REJECTIONS = 4, 12, 5
 
 @dataclass(frozen=True, slots=True)
 class ClassTextChange(Worth):
-    """Words of a class that were replaced, and the gain on the images that decided.
+    """Words of a class that were replaced, and the gain on images that did not choose them.
 
     Attributes:
         label: the class.
         before, after: its texts.
         round: pass over the labels, from 1.
         candidates: number of alternatives to its words, each a text or the mean of several, that were compared.
-        images: number of its images.
+        images: number of its images, of those that decided.
         recognized: how many of them were recognized before and after.
-        lost: largest number of images that another class lost.
+        lost: largest number of these images that another class lost.
     """
 
     label: str
@@ -143,12 +144,17 @@ class ClassTextSearch:
         self._rejected: list[str] = []
         self._asked: Counter[str] = Counter()
         self._compared = 0
+        self._folds = [scorer]
 
     def run(self, template: Template) -> ClassTextsResult:
         """Search texts for a template; the result is never worse on the images that decide."""
         start = tuple(self.texts.values())
         outcomes = self._decider.tally_pairs([template])
-        least = outcomes.sums[:, 0] - self.config.max_recall_drop / 100 * outcomes.images
+        least = outcomes.sums[:, 0] - self.config.max_recall_drop / 100 * outcomes.images  # [C]
+        if self.validator is None:
+            column = {label: k for k, label in enumerate(self.labels)}
+            folds = rows_of_folds(np.array([column[label] for label in self.scorer.labels]), seed=self.config.seed)
+            self._folds = [self.scorer.on_images(rows) for rows in folds]
         changes: list[ClassTextChange] = []
         for label, given in self._pool.items():
             self._pool[label] = self._usable(template, label, given, round_=0)
@@ -199,7 +205,7 @@ class ClassTextSearch:
 
     def _add_proposals(self, template: Template, round_: int, labels: Sequence[str]) -> None:
         predicted = self.scorer.predict(template)
-        classes = tuple(self._class_mistakes(label, predicted) for label in labels)
+        classes = tuple(self._class_mistakes(template, label, predicted) for label in labels)
         request = ClassTextRequest(
             round=round_,
             count=TEXTS_ASKED,
@@ -220,7 +226,7 @@ class ClassTextSearch:
             fresh = [text for text in proposed.get(label, ()) if text not in self._pool.get(label, ())]
             self._pool.setdefault(label, []).extend(self._usable(template, label, fresh[:TEXTS_ASKED], round_))
 
-    def _class_mistakes(self, label: str, predicted: Sequence[str]) -> ClassMistakes:
+    def _class_mistakes(self, template: Template, label: str, predicted: Sequence[str]) -> ClassMistakes:
         guesses = [guess for guess, true in zip(predicted, self.scorer.labels, strict=True) if true == label]
         taken = Counter(guess for guess in guesses if guess != label).most_common(SHOWN_CONFUSIONS)
         return ClassMistakes(
@@ -229,8 +235,17 @@ class ClassTextSearch:
             images=len(guesses),
             correct=guesses.count(label),
             taken_for=[f"{name} {count}" for name, count in taken],
-            tried=[text for text in self._pool.get(label, ()) if text not in self.texts[label]][-SHOWN_TRIED:],
+            tried=self._tried(template, label),
         )
+
+    def _tried(self, template: Template, label: str) -> list[str]:
+        """Return the texts of a label that were tried, those with the lowest loss first, with the images recognized."""
+        column, texts = self.labels.index(label), [t for t in self._pool.get(label, ()) if t not in self.texts[label]]
+        if not texts:
+            return []
+        tally = self.scorer.tally_texts(template, column, [(text,) for text in texts])
+        order = sorted(range(len(texts)), key=lambda k: (round(float(tally.loss[k]), 4), k))
+        return [f"{texts[k]} {int(tally.correct[k, column])}" for k in order[:SHOWN_TRIED]]
 
     def _pictures(self, template: Template) -> tuple[Mistake, ...]:
         try:
@@ -277,31 +292,37 @@ class ClassTextSearch:
         """Replace the texts of a label if others are accepted, and return the change."""
         column, candidates = self.labels.index(label), [self.texts[label], *self._candidates(label)]
         self._compared += len(candidates) - 1
-        tally = self.scorer.tally_texts(template, column, candidates)
-        ranked = np.lexsort((tally.loss.numpy(), -tally.correct.sum(dim=1).numpy())).tolist()
-        kept, tried = [k for k in ranked if k][:COMPARED], len(candidates) - 1
-        if self.validator is not None:  # the training images choose one, the validation images decide on it
-            kept, tried = ([] if ranked[0] == 0 else ranked[:1]), 1
-        if not kept:
+        parts = [fold.tally_texts(template, column, candidates) for fold in self._folds]
+        if self.validator is None:
+            chosen, by_fold = choose_texts(parts, torch.from_numpy(least))
+            judges = list(zip(self._folds, by_fold, strict=False))  # a single image has no other folds
+        else:
+            chosen, _ = choose_texts(parts)
+            judges = [(self.validator, chosen)]
+        if chosen == 0 or not judges:
             return None
-        pairs = self._decider.tally_text_pairs(template, column, [candidates[k] for k in kept])
-        chosen = choose_texts(pairs, least, tried=tried, seed=self.config.seed)
-        if chosen == 0:
+        pairs = [judge.tally_text_pairs(template, column, [candidates[k]]) for judge, k in judges]
+        judged = functools.reduce(operator.add, pairs)
+        correct = judged.sums[:, :2]  # [C, 2]
+        if self.validator is None:
+            correct = torch.stack([part.correct[[0, chosen]] for part in parts]).sum(dim=0).T.numpy()
+        if not is_beyond_chance(judged) or (correct[:, 1] < least - 1e-9).any():
             return None
-        correct = pairs.sums[:, [0, chosen]]  # [C, 2]
         lost = np.delete(correct[:, 0] - correct[:, 1], column).max()
         change = ClassTextChange(
-            *Comparison(pairs).difference(chosen, 0),
+            *Comparison(judged).difference(1, 0),
             label=label,
             before=self.texts[label],
-            after=candidates[kept[chosen - 1]],
+            after=candidates[chosen],
             round=round_,
-            candidates=tried,
-            images=int(pairs.images[column]),
+            candidates=len(candidates) - 1,
+            images=int(judged.images[column]),
             recognized=(round(correct[column, 0]), round(correct[column, 1])),
             lost=max(0, round(lost)),
         )
         self.texts[label] = change.after
-        self.scorer = self.scorer.with_texts(tuple(self.texts.values()))
-        self.validator = self.validator and self.validator.with_texts(tuple(self.texts.values()))
+        texts = tuple(self.texts.values())
+        self.scorer = self.scorer.with_texts(texts)
+        self._folds = [fold.with_texts(texts) for fold in self._folds]
+        self.validator = self.validator and self.validator.with_texts(texts)
         return change

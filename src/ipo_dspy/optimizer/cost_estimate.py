@@ -13,7 +13,7 @@ from ipo_dspy.history import Trial
 from ipo_dspy.lms.preflight import unique_models
 from ipo_dspy.lms.signatures import ClassMistakes
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
-from ipo_dspy.optimizer.class_text_search import LABELS_ASKED, ROUNDS, TEXTS_ASKED
+from ipo_dspy.optimizer.class_text_search import LABELS_ASKED, ROUNDS, SHOWN_TRIED, TEXTS_ASKED
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.proposers import LMProposer, ProposalRequest
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, ClassTextRequest
@@ -107,7 +107,7 @@ def _class_texts(lm: Any, proposer: LMProposer, config: OptimizerConfig, task: s
         images=16,
         correct=0,
         taken_for=["long class name 16"] * 4,
-        tried=["a short description of what is visible"] * 12,
+        tried=["a short description of what is visible 12"] * SHOWN_TRIED,
     )
     ask = ClassTextRequest(ROUNDS, TEXTS_ASKED, LATE_TEMPLATE, (worst,) * LABELS_ASKED, task=task)
     prompt = proposer.measure_class_texts(ask) + TOKENS_PER_IMAGE * config.images_in_request

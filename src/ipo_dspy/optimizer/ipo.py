@@ -87,7 +87,8 @@ class IPO(Teleprompter):
             with several lines.
         optimize: `template`, `class_texts`, or both: then the words that stand for the classes are searched after the
             template, label by label. Texts come from `candidates` and from the language model that proposes, in at most
-            three requests. Words are changed only if a paired test shows that they are better.
+            five requests. Words are changed only if they are better, by a paired test, on images that did not choose
+            them.
         candidates: texts to try for labels, e.g. `{"crane": ["crane bird", "wading bird"]}`.
         max_recall_drop: points by which the recall of any class may fall below its start by the search for words.
         patience: stop after this many steps without a better trial.

@@ -278,6 +278,11 @@ class ClipScorer:
         with self._on_features([template]) as features:
             return features[0]
 
+    def on_images(self, rows: NDArray[np.int64]) -> "ClipScorer":
+        """Return a scorer by accuracy over some of the images, whose features are copied."""
+        images, labels = self.image_features[rows], [self.labels[row] for row in rows]
+        return ClipScorer(self.backbone, images, labels, self.classes, texts=self.texts)
+
     def with_texts(self, texts: ClassTexts) -> "ClipScorer":
         """Return a scorer over the same images with other texts of the classes."""
         other = copy.copy(self)
