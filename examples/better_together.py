@@ -23,8 +23,8 @@ from dspy.lm15 import Message, Request, Response, Usage
 from ipo_dspy import IPO, ClipClassifier, TemplateInstructionProposer, demo
 from ipo_dspy.bench.dspy_optimizers import EvaluationCounter, accuracy_metric
 from ipo_dspy.metrics import feedback
+from ipo_dspy.phrase_bank import BANK
 from ipo_dspy.template_phrases import tidy
-from ipo_dspy.vocabulary import BANK
 
 FORMS = (
     "a {adjective} {noun} of a <CLASS>.",

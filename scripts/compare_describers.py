@@ -15,7 +15,7 @@ from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.clip import caption
 from ipo_dspy.optimizer.evaluation import evaluate
-from ipo_dspy.vocabulary import BANK
+from ipo_dspy.phrase_bank import BANK
 
 Floats = NDArray[np.float64]
 

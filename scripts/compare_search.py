@@ -13,9 +13,9 @@ import numpy as np
 
 from ipo_dspy import IPO, EvolutionProposer, demo
 from ipo_dspy.optimizer.evaluation import evaluate
+from ipo_dspy.phrase_bank import BANK
 from ipo_dspy.proposers import ProposalRequest, Proposals
 from ipo_dspy.template_phrases import tidy
-from ipo_dspy.vocabulary import BANK
 
 FORMS = (
     "a {adjective} {noun} of a <CLASS>.",

@@ -15,8 +15,8 @@ from ipo_dspy.data import ImageDataset, base_novel
 from ipo_dspy.errors import JournalError
 from ipo_dspy.optimizer.evaluation import encode_examples
 from ipo_dspy.report import write_word_report
+from ipo_dspy.scoring.part_worth import Worth
 from ipo_dspy.scoring.score import Score
-from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import phrases
 

@@ -154,7 +154,7 @@ def test_importing_the_package_loads_next_to_nothing() -> None:
 
 
 def test_the_core_and_the_report_need_no_torch() -> None:
-    core = "import ipo_dspy.report, ipo_dspy.history, ipo_dspy.run.journal, ipo_dspy.template, ipo_dspy.vocabulary"
+    core = "import ipo_dspy.report, ipo_dspy.history, ipo_dspy.run.journal, ipo_dspy.template, ipo_dspy.phrase_bank"
     assert loaded_by(core) & (HEAVY | {"dspy"}) == set()
 
 

@@ -19,7 +19,7 @@ from helpers.openai_server import KEY, Reply, Writer
 from ipo_dspy import __version__, demo
 from ipo_dspy.cli import main
 from ipo_dspy.clip.image_features import open_image
-from ipo_dspy.optimizer import final_choice
+from ipo_dspy.optimizer import final_stage
 from ipo_dspy.run.journal import FILE_NAME, replay
 
 STEPS = 5
@@ -369,7 +369,7 @@ def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pyt
 def test_the_number_of_templates_tried_says_how_many_were_compared(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_choice, "COMPARED", 2)
+    monkeypatch.setattr(final_stage, "COMPARED", 2)
     _, printed, _ = call(capsys, *search(photos, tmp_path / "run", None, "--choose", "best"))
     assert re.search(r"\n11 templates tried \(\d of them compared in pairs\), ", printed)
     assert re.search(r"\d templates compared in pairs", printed)

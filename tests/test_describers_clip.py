@@ -9,7 +9,7 @@ import pytest
 from helpers.openai_server import Writer, text_of
 from ipo_dspy import IPO, demo, write_report
 from ipo_dspy.describers import ClipDescriber, Descriptions
-from ipo_dspy.vocabulary import BANK
+from ipo_dspy.phrase_bank import BANK
 
 
 def test_descriptions_are_phrases_of_the_bank_without_class_names() -> None:

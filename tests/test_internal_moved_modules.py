@@ -1,4 +1,4 @@
-"""Import paths of version 0.1 still work, with a warning that names the new path."""
+"""Import paths of earlier versions still work, with a warning that names the new path."""
 
 import importlib
 import subprocess

@@ -24,7 +24,7 @@ from ipo_dspy.metrics import feedback
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.proposers.base import ProposalRequest
-from ipo_dspy.proposers.briefing import briefing, scored
+from ipo_dspy.proposers.search_summary import briefing, scored
 from ipo_dspy.report import render_report
 from ipo_dspy.run.choice_text import imbalance
 from ipo_dspy.run.journal import FILE_NAME, replay

@@ -17,7 +17,7 @@ from ipo_dspy.clip.template_tokens import TemplateTokens
 from ipo_dspy.errors import BudgetError, TemplateError
 from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.optimizer.final_choice import FINALISTS
+from ipo_dspy.optimizer.final_stage import FINALISTS
 from ipo_dspy.optimizer.search import STEPS_WITHOUT_TRIAL, Search, SearchResult
 from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers import EvolutionProposer, LMResponse, ProposalError, ProposalRequest, Proposals

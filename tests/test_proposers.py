@@ -23,6 +23,7 @@ from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
 from ipo_dspy.optimizer.search_context import SearchContext
+from ipo_dspy.phrase_bank import BANK, PLAIN_WORDS, Phrase
 from ipo_dspy.proposers import EvolutionProposer, LMProposer, ProposalError, ProposalRequest, Proposals
 from ipo_dspy.proposers.description_selection import tokens_in
 from ipo_dspy.run.journal import FILE_NAME, Journal
@@ -30,7 +31,6 @@ from ipo_dspy.run.ledger import Budget, Ledger, Usage
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import PLACEHOLDER, Template
-from ipo_dspy.vocabulary import BANK, PLAIN_WORDS, Phrase
 
 LANDSCAPE = {"pixel art": 10.0, "blurry": 8.0, "on a dark background": 8.0, "inverted": 6.0, "photo": -4.0}
 

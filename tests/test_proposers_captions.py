@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.history import Trial
+from ipo_dspy.phrase_bank import BANK, Phrase
 from ipo_dspy.proposers import EvolutionProposer, ProposalRequest
 from ipo_dspy.proposers.captions import DETERMINERS, OF_IMAGE, Caption, CaptionReader
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import shorter_texts
-from ipo_dspy.vocabulary import BANK, Phrase
 
 READER = CaptionReader(BANK)
 

@@ -28,7 +28,7 @@ from ipo_dspy.run.events import Event, misfits
 from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.confusion import confusion_matrix
-from ipo_dspy.scoring.projection import project
+from ipo_dspy.scoring.map_projection import project
 
 HOSTILE = "<i>owl & $x_1$"
 """Stands for `owl`."""

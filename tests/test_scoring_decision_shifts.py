@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipo_dspy.scoring.calibration import accuracy
-from ipo_dspy.scoring.calibrator import Calibration, CalibrationSettings, calibrate_logits
+from ipo_dspy.scoring.calibration import Calibration, CalibrationSettings, calibrate_logits
 from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts, search_shifts
+from ipo_dspy.scoring.scaling import accuracy
 
 NAMES = ["a", "b", "c"]
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipo_dspy.history import Trial
-from ipo_dspy.optimizer.metric import MetricOfAll
-from ipo_dspy.optimizer.selection import Best, Candidates, Plainest
+from ipo_dspy.optimizer.template_choice import Best, Candidates, Plainest
+from ipo_dspy.optimizer.user_metric import MetricOfAll
+from ipo_dspy.scoring.class_objectives import ClassObjective, jackknife_groups
 from ipo_dspy.scoring.comparison import Comparison, PairTally
 from ipo_dspy.scoring.metrics import probabilities, tally_pairs, tally_templates
 from ipo_dspy.scoring.objectives import COST, OBJECTIVES, Objective, ObjectiveText
-from ipo_dspy.scoring.outcomes import ClassObjective, jackknife_groups
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.tally import BINS, Tally
 from ipo_dspy.template import Template

@@ -42,7 +42,7 @@ from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve import server
 from ipo_dspy.serve.app import create_app
 from ipo_dspy.serve.batches import Features, ImageEncoder
-from ipo_dspy.serve.faults import RequestError
+from ipo_dspy.serve.errors import RequestError
 from ipo_dspy.serve.limits import Limits
 
 CLOSED = "the connection was closed"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ipo_dspy.phrase_bank import BANK
 from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.template_phrases import FUNCTION_WORDS, phrases, shorter_texts, tidy
-from ipo_dspy.vocabulary import BANK
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.history import Trial
-from ipo_dspy.optimizer.selection import Best, Candidates, Choice, Plainest
+from ipo_dspy.optimizer.template_choice import Best, Candidates, Choice, Plainest
 from ipo_dspy.optimizer.trainset import collect_training_images
 from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally
 

@@ -1,6 +1,6 @@
 """The phrases of a template, and what it reads without one of them.
 
-A phrase is a phrase of the bank (`vocabulary.BANK`), such as `pixel art` or `on a white background`, or any other word
+A phrase is a phrase of the bank (`phrase_bank.BANK`), such as `pixel art` or `on a white background`, or any other word
 that carries meaning. Articles, prepositions and the like are not counted.
 """
 
@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipo_dspy.phrase_bank import BANK, Phrase
 from ipo_dspy.template import PLACEHOLDER
-from ipo_dspy.vocabulary import BANK, Phrase
 
 if TYPE_CHECKING:
     import inflect

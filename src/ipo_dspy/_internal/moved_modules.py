@@ -1,4 +1,4 @@
-"""Keep the import paths of version 0.1 working for modules that moved, with a warning that names the new path."""
+"""Keep the import paths of earlier versions working for modules that moved, with a warning that names the new path."""
 
 import importlib
 import sys
@@ -10,17 +10,19 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "ipo_dspy.analysis.outcomes": "ipo_dspy.analysis.program_outcomes",
     "ipo_dspy.bench.optimizers": "ipo_dspy.bench.dspy_optimizers",
     "ipo_dspy.events": "ipo_dspy.run.events",
     "ipo_dspy.journal": "ipo_dspy.run.journal",
     "ipo_dspy.metric": "ipo_dspy.scoring.metrics",
     "ipo_dspy.occlusion": "ipo_dspy.analysis.word_ablation",
-    "ipo_dspy.phrases": "ipo_dspy.vocabulary",
+    "ipo_dspy.phrases": "ipo_dspy.phrase_bank",
     "ipo_dspy.proposal_parsing": "ipo_dspy.lms.proposal_parsing",
     "ipo_dspy.scorers": "ipo_dspy.scoring.scorers",
     "ipo_dspy.signatures": "ipo_dspy.lms.signatures",
     "ipo_dspy.spending": "ipo_dspy.run.budget",
     "ipo_dspy.tracking": "ipo_dspy.integrations.mlflow",
+    "ipo_dspy.vocabulary": "ipo_dspy.phrase_bank",
 }
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ipo_dspy.analysis.outcomes import Outcomes as Outcomes
-from ipo_dspy.analysis.outcomes import outcomes_of as outcomes_of
+from ipo_dspy.analysis.program_outcomes import Outcomes as Outcomes
+from ipo_dspy.analysis.program_outcomes import outcomes_of as outcomes_of
 from ipo_dspy.argument_checks import as_template, invalid
 from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.scoring.comparison import Comparison, Floats, PairTally

@@ -15,8 +15,8 @@ from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.data import ImageDataset
 from ipo_dspy.optimizer.evaluation import encode_examples
 from ipo_dspy.scoring.comparison import Comparison
+from ipo_dspy.scoring.part_worth import Worth
 from ipo_dspy.scoring.score import Score, harmonic_mean
-from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import PLACEHOLDER, Template
 from ipo_dspy.template_phrases import FUNCTION_WORDS, WORD, phrase_spans, shorter_texts, tidy
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, LatestClasses, Progress, Tower, validate_field_types
 from ipo_dspy.baselines.context_tokens import PromptedClassTexts, check_context, init_context
-from ipo_dspy.baselines.linear import init_linear
+from ipo_dspy.baselines.seeded_linear import init_linear
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import training_features
 from ipo_dspy.clip.backbone import Backbone

@@ -22,8 +22,8 @@ from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, v
 from ipo_dspy.baselines.class_sentences import SentenceFeatures, Sentences, check_sentences
 from ipo_dspy.baselines.context_tokens import PromptedClassTexts
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, check_prompts
-from ipo_dspy.baselines.linear import init_linear
 from ipo_dspy.baselines.maple import CoupledPrompts, init_coupled
+from ipo_dspy.baselines.seeded_linear import init_linear
 from ipo_dspy.baselines.towers import ImageTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views

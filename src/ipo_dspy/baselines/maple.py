@@ -16,7 +16,7 @@ from torch import Tensor
 from ipo_dspy._internal.renames import renamed_fields
 from ipo_dspy.baselines.base import FewShotTask, Progress, Tower, clip_logits, validate_field_types
 from ipo_dspy.baselines.deep_prompts import PromptedClassifier, Prompts, TextPrompted, check_prompts, init_text_prompts
-from ipo_dspy.baselines.linear import Linear, init_linear
+from ipo_dspy.baselines.seeded_linear import Linear, init_linear
 from ipo_dspy.baselines.towers import ImageTower, TextTower
 from ipo_dspy.baselines.training import build_recipe, train
 from ipo_dspy.baselines.training_views import Views, crops

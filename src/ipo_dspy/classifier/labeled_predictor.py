@@ -20,8 +20,8 @@ from ipo_dspy.classifier.predictions import ClassifyAmong, ClassifyImage, LabelA
 from ipo_dspy.decision_types import label_type
 from ipo_dspy.errors import InputError, ProgramFileError
 from ipo_dspy.program_files import load_program, write_state
-from ipo_dspy.scoring.calibration import Scaling
-from ipo_dspy.scoring.calibrator import Calibration, CalibrationReport
+from ipo_dspy.scoring.calibration import Calibration, CalibrationReport
+from ipo_dspy.scoring.scaling import Scaling
 from ipo_dspy.template import Template
 
 logger = logging.getLogger(__name__)

@@ -38,8 +38,7 @@ from ipo_dspy.clip.weights import DEFAULT_MODEL, DEFAULT_PRETRAINED, Downloads
 from ipo_dspy.decision_types import record_evidence
 from ipo_dspy.errors import DataError, Hint, ImageError, InputError, ModelError, ProgramFileError, TemplateError
 from ipo_dspy.program_files import apply_state, read_state
-from ipo_dspy.scoring.calibration import in_distribution_scores
-from ipo_dspy.scoring.calibrator import (
+from ipo_dspy.scoring.calibration import (
     Calibration,
     CalibrationObjective,
     CalibrationSettings,
@@ -48,6 +47,7 @@ from ipo_dspy.scoring.calibrator import (
 )
 from ipo_dspy.scoring.label_sets import PRESENT
 from ipo_dspy.scoring.objectives import build_objective
+from ipo_dspy.scoring.thresholds import in_distribution_scores
 from ipo_dspy.template import DEFAULT_TEMPLATE, Template, check_classes
 
 if TYPE_CHECKING:

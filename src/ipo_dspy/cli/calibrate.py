@@ -13,10 +13,10 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
 from ipo_dspy.errors import DataError
-from ipo_dspy.scoring.calibrator import CalibrationObjective
+from ipo_dspy.scoring.calibration import CalibrationObjective
 
 if TYPE_CHECKING:
-    from ipo_dspy.scoring.calibrator import CalibrationReport
+    from ipo_dspy.scoring.calibration import CalibrationReport
 
 WEIGHTS_SHOWN = 5
 """Classes with the highest and with the lowest weights in the output; the JSON has all."""

@@ -10,7 +10,7 @@ from ipo_dspy.data.dataset import Catalog, DataOptions, ImageDataset, accept_tes
 from ipo_dspy.data.folder import folder_catalog, load_image_folder, split_folders
 from ipo_dspy.data.hub import hub_catalog, is_saved, load_hub, saved_parts
 from ipo_dspy.data.image_tree import check_access, check_folder
-from ipo_dspy.data.label_sets import label_sets_catalog, load_label_sets
+from ipo_dspy.data.label_set_files import label_sets_catalog, load_label_sets
 from ipo_dspy.data.sampling import few_shot, split_classes
 from ipo_dspy.data.table import load_image_table, parts_of_table, table_catalog
 from ipo_dspy.data.table_reader import TABLE_SUFFIXES

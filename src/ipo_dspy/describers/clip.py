@@ -16,9 +16,9 @@ from ipo_dspy._internal.sequences import evenly_spaced
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.describers.base import Descriptions
+from ipo_dspy.phrase_bank import BANK, Phrase
 from ipo_dspy.run.ledger import AskOnce
 from ipo_dspy.template import PLACEHOLDER, Template
-from ipo_dspy.vocabulary import BANK, Phrase
 
 if TYPE_CHECKING:
     from torch import Tensor

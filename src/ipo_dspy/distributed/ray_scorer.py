@@ -24,9 +24,9 @@ from ipo_dspy.distributed.partitions import Listed, Partition, in_memory_partiti
 from ipo_dspy.distributed.pool import ImageSetHandle, WorkerPool
 from ipo_dspy.distributed.worker import EncodeJob, PartitionReport
 from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.scoring.class_objectives import ClassObjective
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
-from ipo_dspy.scoring.outcomes import ClassObjective
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import EncodedSet, RemoteImageSet
 from ipo_dspy.scoring.tally import Tally

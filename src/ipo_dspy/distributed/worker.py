@@ -29,9 +29,9 @@ from ipo_dspy.distributed.partition_store import StoredPartition, file_name, rea
 from ipo_dspy.distributed.partitions import Listed, Partition
 from ipo_dspy.errors import DataError, ImageError, IPOError
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.class_objectives import Outcomes
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.metrics import predict, tally_pairs, tally_templates
-from ipo_dspy.scoring.outcomes import Outcomes
 from ipo_dspy.scoring.tally import Counts, Tally
 
 

@@ -107,7 +107,7 @@ def _check(values: Mapping[str, Any], classes: int) -> None:
     """Raise a ValueError if values are not those of a classifier with this number of classes."""
     import numpy as np
 
-    from ipo_dspy.scoring.calibrator import ThresholdScore
+    from ipo_dspy.scoring.calibration import ThresholdScore
 
     for name, annotation in _TYPES.items():
         if not has_type(values[name], annotation, largest=math.inf):

@@ -12,7 +12,7 @@ from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.untrusted import one_line, printable
 from ipo_dspy.errors import InputError
 from ipo_dspy.run import choice_text
-from ipo_dspy.scoring.calibrator import Calibration
+from ipo_dspy.scoring.calibration import Calibration
 from ipo_dspy.scoring.intervals import wilson_interval
 from ipo_dspy.scoring.objectives import ObjectiveText
 

@@ -13,7 +13,7 @@ from ipo_dspy._internal.secrets import NO_KEY, remember_settings
 from ipo_dspy.errors import Argument, Hint, LanguageModelError
 from ipo_dspy.lms.api_keys import is_self_hosted, missing_key
 from ipo_dspy.lms.error_messages import one_line_error
-from ipo_dspy.lms.library import import_litellm
+from ipo_dspy.lms.litellm_import import import_litellm
 from ipo_dspy.lms.redaction import has_credentials, remember_lm
 
 LOCAL = "transformers/"

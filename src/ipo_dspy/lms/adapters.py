@@ -1,4 +1,4 @@
-"""DSPy adapters that lay out the requests to language models (`lms.layouts`) and read the answers.
+"""DSPy adapters that lay out the requests to language models (`lms.request_texts`) and read the answers.
 
 `ProposalAdapter` lays out `ProposeTemplates`, the default request for templates. `PaperAdapter` lays out
 `ProposePrompts` as the IPO paper does (section 3): task, image descriptions, scored history with the best last, what
@@ -14,9 +14,9 @@ from dspy.utils.exceptions import AdapterParseError
 
 from ipo_dspy.lms.answer_tags import CLOSE_TAG, OPEN_TAG
 from ipo_dspy.lms.class_text_parsing import read_class_texts
-from ipo_dspy.lms.layouts import class_text_parts, paper_parts, proposal_parts, reword_parts
 from ipo_dspy.lms.proposal_parsing import parse_templates
 from ipo_dspy.lms.reasoning import without_thoughts
+from ipo_dspy.lms.request_texts import class_text_parts, paper_parts, proposal_parts, reword_parts
 from ipo_dspy.lms.signatures import (
     ProposeClassTexts,
     ProposeClassTextsFromImages,

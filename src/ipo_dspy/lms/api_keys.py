@@ -13,7 +13,7 @@ from ipo_dspy._internal.secrets import names_secret
 from ipo_dspy.errors import Argument, Hint, LanguageModelError, LMCall
 from ipo_dspy.lms.endpoints import custom_base_url, provider_of
 from ipo_dspy.lms.error_messages import key_variable
-from ipo_dspy.lms.library import import_litellm
+from ipo_dspy.lms.litellm_import import import_litellm
 
 
 def missing_key(model: str, settings: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import dspy
 
 from ipo_dspy.errors import LanguageModelError
-from ipo_dspy.lms.library import import_litellm
+from ipo_dspy.lms.litellm_import import import_litellm
 
 SECONDS = 3.0
 """Timeout of the port check; a server that takes longer to accept a connection is still used."""

@@ -19,7 +19,7 @@ from ipo_dspy._internal.secrets import (
     remember_settings,
     without_secrets,
 )
-from ipo_dspy.lms.library import keep_prices_local
+from ipo_dspy.lms.litellm_import import keep_prices_local
 
 _LOGGERS = ("LiteLLM", "httpx", "openai._base_client", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 """Loggers that log addresses, headers and parts of responses; their libraries are imported by the first request."""

@@ -19,7 +19,7 @@ import dspy
 
 from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.lms import LOCAL
-from ipo_dspy.lms.library import import_litellm
+from ipo_dspy.lms.litellm_import import import_litellm
 from ipo_dspy.run.budget import LMResponse
 
 TOKENS_PER_IMAGE = 765

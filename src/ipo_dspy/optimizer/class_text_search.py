@@ -25,9 +25,9 @@ from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers.base import ClassTextProposer, ClassTextRequest
 from ipo_dspy.run.events import ClassTextChangeFields, ClassTextsEvent, ClassTextsFields
 from ipo_dspy.scoring.comparison import Comparison
+from ipo_dspy.scoring.part_worth import Worth
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.scorers import ClipScorer
-from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template, check_name, reading
 
 ROUNDS = 5

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from ipo_dspy.run.events import EnsembleLineFields
 from ipo_dspy.scoring.comparison import Comparison
-from ipo_dspy.scoring.worth import Worth
+from ipo_dspy.scoring.part_worth import Worth
 from ipo_dspy.template import Template
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from ipo_dspy.argument_checks import as_template
 from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.errors import DataError
-from ipo_dspy.optimizer.metric import bind_metric, check_objective
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
+from ipo_dspy.optimizer.user_metric import bind_metric, check_objective
 from ipo_dspy.run.events import (
     ImageSkippedEvent,
 )

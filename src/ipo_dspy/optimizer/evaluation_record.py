@@ -111,7 +111,7 @@ def _matrix(evaluation: EvaluationResult, images: TrainingImages) -> MatrixField
 
 def _map(best: EvaluationResult, judged: EvaluationSet, where: ImageSetFields) -> Iterator[EmbeddingMapEvent]:
     """Yield the map of a sample of the images of classes and of their texts; of images on a cluster there is none."""
-    from ipo_dspy.scoring.projection import project
+    from ipo_dspy.scoring.map_projection import project
     from ipo_dspy.scoring.scorers import ClipScorer
 
     classes = _matrix(best, judged.images)["classes"]

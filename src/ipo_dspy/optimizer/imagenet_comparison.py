@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ipo_dspy.classifier.image_lists import example_list
 from ipo_dspy.optimizer.evaluation import build_evaluation_set
-from ipo_dspy.optimizer.final_choice import MANY_LOGITS
-from ipo_dspy.optimizer.selection import leaders
+from ipo_dspy.optimizer.final_stage import MANY_LOGITS
+from ipo_dspy.optimizer.template_choice import leaders
 from ipo_dspy.optimizer.trainset import collect_training_images
 from ipo_dspy.run.events import ImagenetPromptsEvent
 from ipo_dspy.run.recorder import EventRecorder

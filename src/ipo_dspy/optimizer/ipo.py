@@ -21,12 +21,12 @@ from ipo_dspy.lms.api_keys import check_key
 from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
 from ipo_dspy.optimizer.config import OptimizerConfig, display_name
 from ipo_dspy.optimizer.factories import build_proposer, language_models, lm_of
-from ipo_dspy.optimizer.metric import check_objective
 from ipo_dspy.optimizer.pipeline import Pipeline
 from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, found_texts, save_atomically, with_templates
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
+from ipo_dspy.optimizer.user_metric import check_objective
 from ipo_dspy.run import choice_text
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched

@@ -14,7 +14,7 @@ import numpy as np
 from ipo_dspy.errors import ImageError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.lms.signatures import Mistake
-from ipo_dspy.optimizer.final_choice import MANY_LOGITS
+from ipo_dspy.optimizer.final_stage import MANY_LOGITS
 from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.scoring.comparison import Comparison

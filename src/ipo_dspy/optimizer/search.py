@@ -1,4 +1,4 @@
-"""The search loop: propose, check, score, record; `final_choice` selects the result.
+"""The search loop: propose, check, score, record; `final_stage` selects the result.
 
 It depends only on the interfaces of a proposer and a scorer, so the same code runs in milliseconds with toys in a test
 and in a benchmark. It is IPO, Algorithm 1 of the paper, with the differences listed in docs/decisions.md.
@@ -20,11 +20,11 @@ from ipo_dspy.lms.proposal_parsing import read_proposal
 from ipo_dspy.lms.signatures import Mistake
 from ipo_dspy.lms.template_text import repaired
 from ipo_dspy.optimizer.ensemble import EnsembleLine
-from ipo_dspy.optimizer.final_choice import FinalChoice, Finalist
+from ipo_dspy.optimizer.final_stage import FinalChoice, Finalist
 from ipo_dspy.optimizer.prefetch import Prefetcher
 from ipo_dspy.optimizer.request_builder import RequestBuilder
 from ipo_dspy.optimizer.search_context import SearchContext
-from ipo_dspy.optimizer.selection import ChoiceReport, PhraseWorth, Selection
+from ipo_dspy.optimizer.template_choice import ChoiceReport, PhraseWorth, Selection
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, Polisher, Proposals
 from ipo_dspy.run.events import LimitReachedEvent, StepEvent, TrialEvent
 from ipo_dspy.run.state import Rejection

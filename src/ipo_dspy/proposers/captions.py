@@ -1,7 +1,7 @@
 """Captions of images: templates with a grammar, whose phrases do not contradict or repeat one another.
 
 A caption has a medium, adjectives of the medium and of the object, and clauses at the end, each of them a phrase with
-groups (`vocabulary.Phrase`). It never has two phrases of one group, so a picture is not both red and grey, nor both
+groups (`phrase_bank.Phrase`). It never has two phrases of one group, so a picture is not both red and grey, nor both
 blurry and sharp. Any template can be read as a caption; words outside the bank become phrases of their own.
 """
 
@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ipo_dspy.phrase_bank import Phrase, Position
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import FUNCTION_WORDS, JOINED, WORD, phrase_key, phrase_pattern, tidy
-from ipo_dspy.vocabulary import Phrase, Position
 
 DETERMINERS = ("a", "the")
 MASS_NOUNS = frozenset(["art", "graffiti", "embroidery", "footage", "imagery"])
@@ -133,7 +133,7 @@ class CaptionReader:
     def read(self, text: str) -> Caption:
         """Return the caption that has the phrases of a template; of two that exclude each other, the last one.
 
-        >>> from ipo_dspy.vocabulary import BANK
+        >>> from ipo_dspy.phrase_bank import BANK
         >>> reader = CaptionReader(BANK)
         >>> str(reader.read("A blurry photo of the small <CLASS> on a table, at night"))
         'a blurry photo of the small <CLASS> on a table, at night.'

@@ -8,7 +8,7 @@ again for each child (Thompson sampling), so that untested phrases are explored.
 phrases that occur in them are tried first.
 
 It starts from any template, including those of a user or a language model. It lacks what a language model knows about
-words outside the bank (`vocabulary.BANK`); more phrases can be passed in.
+words outside the bank (`phrase_bank.BANK`); more phrases can be passed in.
 """
 
 import re
@@ -25,13 +25,13 @@ from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy.argument_checks import one_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
+from ipo_dspy.phrase_bank import BANK, PLAIN_WORDS, Phrase, Position
 from ipo_dspy.proposers.base import ProposalRequest, Proposals
 from ipo_dspy.proposers.captions import DETERMINERS, Caption, CaptionReader
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt, rank
 from ipo_dspy.proposers.phrase_values import PhraseValueModel, indicators
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import phrase_key, phrase_pattern
-from ipo_dspy.vocabulary import BANK, PLAIN_WORDS, Phrase, Position
 
 Floats = NDArray[np.float64]
 Pool = Sequence[tuple[str, int]]
@@ -99,7 +99,7 @@ class EvolutionProposer:
         return Proposals((*pruned, *selected))
 
     def polish(self, ask: ProposalRequest) -> Proposals:
-        """Return the templates in `ask.shown` in fewer words (`vocabulary.PLAIN_WORDS`), at most `ask.count` texts."""
+        """Return the templates in `ask.shown` in fewer words (`phrase_bank.PLAIN_WORDS`), at most `ask.count` texts."""
         plain = {phrase.text: phrase for phrase in self.phrases if phrase.text in PLAIN_WORDS.values()}
         texts: list[str] = []
         for caption in (self._reader.read(_text(trial)) for trial in ask.shown):

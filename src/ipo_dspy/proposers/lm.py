@@ -1,6 +1,6 @@
 """Propose templates with a language model, with as few requests per step as possible, each billed once.
 
-What a request says is in `proposers.briefing`, how it says it in `lms.adapters`.
+What a request says is in `proposers.search_summary`, how it says it in `lms.adapters`.
 
 The parts of the prompt that do not change between steps come first, so that the prompt caches of providers hit. The
 descriptions have a token budget that does not depend on the number of classes and shots.
@@ -38,9 +38,9 @@ from ipo_dspy.lms.signatures import (
     SummarizeDescriptions,
 )
 from ipo_dspy.proposers.base import ClassTextRequest, ProposalRequest, Proposals
-from ipo_dspy.proposers.briefing import briefing, scored
 from ipo_dspy.proposers.description_selection import DESCRIPTION_TOKENS, rotate, select_evenly, tokens_in
 from ipo_dspy.proposers.feedback import Feedback, history_for_prompt
+from ipo_dspy.proposers.search_summary import briefing, scored
 from ipo_dspy.run.ledger import LMResponse
 
 RequestMode = Literal["auto", "batch", "samples", "single"]

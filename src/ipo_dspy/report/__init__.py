@@ -19,7 +19,7 @@ from ipo_dspy.report.journal_fields import printable_event
 from ipo_dspy.report.page import environment, page
 from ipo_dspy.run.journal import replay
 from ipo_dspy.run.state import RunState
-from ipo_dspy.scoring.calibrator import CalibrationReport
+from ipo_dspy.scoring.calibration import CalibrationReport
 
 __all__ = [
     "render_report",

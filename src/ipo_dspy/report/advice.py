@@ -10,7 +10,7 @@ from ipo_dspy.report import choice, summary
 from ipo_dspy.report.about import Command, saved_program
 from ipo_dspy.report.command_lines import GOAL, command_line, data_of
 from ipo_dspy.run.state import RunState, SearchState
-from ipo_dspy.scoring.calibrator import CalibrationObjective
+from ipo_dspy.scoring.calibration import CalibrationObjective
 
 WEAK = 20.0
 """Percentage of the images of a class below which it counts as hardly recognized."""

@@ -32,7 +32,7 @@ class ImageSetFields(SearchFields):
 
 
 class WorthFields(TypedDict):
-    """Differences in accuracy and loss with their standard errors; see `scoring.worth.Worth`."""
+    """Differences in accuracy and loss with their standard errors; see `scoring.part_worth.Worth`."""
 
     accuracy: float
     accuracy_error: float
@@ -400,7 +400,7 @@ class MistakeEvent(ImageSetFields):
 
 
 class EmbeddingMapEvent(ImageSetFields):
-    """Images and class texts of the best template as points of a plane; see `scoring.projection`.
+    """Images and class texts of the best template as points of a plane; see `scoring.map_projection`.
 
     `words` has a point for each of the `classes`, `images` one for each of a sample of their images, and `labels` the
     indices of their classes; `correct` is true for images that are recognized. `shown` is the percentage of variance.

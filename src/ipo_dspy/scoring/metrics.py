@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
+from ipo_dspy.scoring.class_objectives import OutcomeRule, Outcomes
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.image_blocks import BLOCK_ELEMENTS, ImageBlock, block_logits, blocks
-from ipo_dspy.scoring.outcomes import OutcomeRule, Outcomes
 from ipo_dspy.scoring.tally import BINS, TOP, ClassCounts, Counts
 from ipo_dspy.scoring.tally import Tally as Tally
 

@@ -14,6 +14,7 @@ from ipo_dspy.clip.cpu_threads import limited_to, threads_for
 from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.class_objectives import ClassObjective
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.label_sets import label_text
 from ipo_dspy.scoring.multi_label import (
@@ -24,7 +25,6 @@ from ipo_dspy.scoring.multi_label import (
     targets_of,
 )
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
-from ipo_dspy.scoring.outcomes import ClassObjective
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template

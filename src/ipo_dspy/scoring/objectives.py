@@ -2,7 +2,7 @@
 
 The functions of the user come in two forms, which are told apart by the names of their first two parameters: a metric
 of all images has `labels` and `probabilities`; any other metric is called with an example and a prediction, as in DSPy.
-How objectives are computed is in `scoring.outcomes`. Needs neither torch nor DSPy.
+How objectives are computed is in `scoring.class_objectives`. Needs neither torch nor DSPy.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ class Objective:
         name: one of `OBJECTIVES`, `COST`, or `METRIC` and the name of a metric.
         costs: cost of an image of the first class of a pair that is predicted as the second; other errors cost 1.
         min_recall: lowest recall of a class, 0 to 1.
-        metric: a function of the user, if the objective is a metric; see `optimizer.metric`.
+        metric: a function of the user, if the objective is a metric; see `optimizer.user_metric`.
     """
 
     name: str = "accuracy"

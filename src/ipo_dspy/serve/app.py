@@ -26,9 +26,9 @@ from ipo_dspy.decisions import Question, answer_questions, find_image, parse_que
 from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve.batches import Features, ImageEncoder
 from ipo_dspy.serve.bodies import BodyReader, decode_image, read_images, read_json
-from ipo_dspy.serve.faults import RequestError, busy
-from ipo_dspy.serve.gate import Gate
+from ipo_dspy.serve.errors import RequestError, busy
 from ipo_dspy.serve.limits import Limits
+from ipo_dspy.serve.middleware import Gate
 from ipo_dspy.serve.monitoring import Monitor
 from ipo_dspy.serve.static_files import api_page, static_files
 

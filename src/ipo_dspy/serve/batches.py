@@ -25,7 +25,7 @@ from ipo_dspy.clip.cpu_threads import usable_cpus
 from ipo_dspy.clip.image_formats import readable_formats
 from ipo_dspy.clip.image_io import name_image, open_image
 from ipo_dspy.errors import ImageError
-from ipo_dspy.serve.faults import busy
+from ipo_dspy.serve.errors import busy
 from ipo_dspy.serve.limits import Limits
 
 if TYPE_CHECKING:

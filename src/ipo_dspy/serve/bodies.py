@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ipo_dspy._internal.json_input import parse_json
 from ipo_dspy.clip.image_io import is_url
-from ipo_dspy.serve.faults import RequestError, busy
+from ipo_dspy.serve.errors import RequestError, busy
 from ipo_dspy.serve.limits import Limits
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each form that is refused here

@@ -15,7 +15,7 @@ from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.search import Search
 from ipo_dspy.optimizer.search_context import SearchContext
 from ipo_dspy.proposers import ProposalRequest, Proposals
-from ipo_dspy.proposers.briefing import briefing, described_phrases, phrase_effects, unlike
+from ipo_dspy.proposers.search_summary import briefing, described_phrases, phrase_effects, unlike
 from ipo_dspy.run.ledger import Ledger
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.score import Score

@@ -1,7 +1,7 @@
 """The end of a search: select a template, remove phrases that are worth nothing, build an ensemble, record the outcome.
 
-The rule is in `selection`. The templates that are made here are scored and recorded like other trials, in the stage
-`refine`; a resumed run makes them again.
+The rule is in `template_choice`. The templates that are made here are scored and recorded like other trials, in the
+stage `refine`; a resumed run makes them again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
 from ipo_dspy.optimizer.ensemble import POOL, Ensemble, grow_ensemble
-from ipo_dspy.optimizer.selection import Candidates, Selection, build_choice, compared_trials
+from ipo_dspy.optimizer.template_choice import Candidates, Selection, build_choice, compared_trials
 from ipo_dspy.run.events import FinalistFields, SelectedEvent
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.run.state import SearchState

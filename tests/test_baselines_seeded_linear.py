@@ -2,7 +2,7 @@
 
 import torch
 
-from ipo_dspy.baselines.linear import Linear, init_linear
+from ipo_dspy.baselines.seeded_linear import Linear, init_linear
 
 CPU = torch.device("cpu")
 

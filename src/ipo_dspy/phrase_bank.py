@@ -1,4 +1,4 @@
-"""The vocabulary of the LM-free proposer and describer: a bank of phrases for how images look.
+"""The bank of phrases of the LM-free proposer and describer: words for how images look.
 
 The phrases have seven facets, as a photographer or archivist would name them. Each phrase fits into a caption: media
 are nouns ("line drawing of a dog"), adjectives stand before a noun ("blurry photo"), and settings follow it ("a dog on

@@ -12,13 +12,13 @@ import numpy as np
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.history import Trial
 from ipo_dspy.lms.signatures import ScoredTemplate
+from ipo_dspy.phrase_bank import BANK
 from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.proposers.feedback import Feedback, rank
 from ipo_dspy.proposers.phrase_values import PhraseValueModel
 from ipo_dspy.scoring.objectives import ObjectiveText
 from ipo_dspy.template import PLACEHOLDER
 from ipo_dspy.template_phrases import FUNCTION_WORDS, WORD, phrase_key, phrases
-from ipo_dspy.vocabulary import BANK
 
 BEST, WORST = 0.3, 0.1
 """Number of best templates that are shown, and of worst ones, relative to the history size."""

@@ -8,7 +8,7 @@ import pytest
 from helpers.toy_pairs import pairs_of
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.optimizer.final_choice import FinalChoice
+from ipo_dspy.optimizer.final_stage import FinalChoice
 from ipo_dspy.run.recorder import EventRecorder
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.score import Score

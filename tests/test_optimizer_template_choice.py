@@ -11,7 +11,7 @@ from ipo_dspy import IPO, demo
 from ipo_dspy.errors import InputError
 from ipo_dspy.history import Trial
 from ipo_dspy.optimizer.results import DetailedResults
-from ipo_dspy.optimizer.selection import Best, Candidates, Plainest, Selection, compared_trials
+from ipo_dspy.optimizer.template_choice import Best, Candidates, Plainest, Selection, compared_trials
 from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.comparison import Comparison, PairTally

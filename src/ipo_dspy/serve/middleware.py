@@ -6,7 +6,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ipo_dspy.serve.faults import RequestError
+from ipo_dspy.serve.errors import RequestError
 from ipo_dspy.serve.local_requests import is_local
 from ipo_dspy.serve.monitoring import Monitor
 from ipo_dspy.serve.static_files import HEADERS

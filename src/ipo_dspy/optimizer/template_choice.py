@@ -24,8 +24,8 @@ from ipo_dspy.run.events import CandidateFields, ChoiceFields, PhraseFields
 from ipo_dspy.scoring.comparison import Comparison, Floats
 from ipo_dspy.scoring.intervals import Interval, Z
 from ipo_dspy.scoring.objectives import ObjectiveText
+from ipo_dspy.scoring.part_worth import Worth
 from ipo_dspy.scoring.score import DECIMALS, Score
-from ipo_dspy.scoring.worth import Worth
 from ipo_dspy.template import Template
 from ipo_dspy.template_phrases import shorter_texts
 

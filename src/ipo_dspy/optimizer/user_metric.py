@@ -18,8 +18,8 @@ from ipo_dspy.decision_types import decode_choices
 from ipo_dspy.errors import Hint, InputError
 from ipo_dspy.optimizer.decision_outputs import DecisionOutput
 from ipo_dspy.optimizer.trainset import TrainingImages
+from ipo_dspy.scoring.class_objectives import Floats, ImageMetric, jackknife_groups
 from ipo_dspy.scoring.objectives import Objective, arguments_needed, finite, is_of_all_images, metric_name
-from ipo_dspy.scoring.outcomes import Floats, ImageMetric, jackknife_groups
 
 MANY_PROBABILITIES = 200_000_000
 """Images times classes from which on their probabilities are not kept for a metric: 1.6 GB."""
