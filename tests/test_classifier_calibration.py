@@ -18,7 +18,7 @@ from ipo_dspy.errors import DataError, InputError, ProgramFileError
 from ipo_dspy.metrics import feedback
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.scoring.calibration import Calibration
-from ipo_dspy.scoring.reliability import expected_calibration_error
+from ipo_dspy.scoring.calibration_error import expected_calibration_error
 from ipo_dspy.template import Template
 
 TEMPLATE = "pixel art of a <CLASS>."

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from helpers import clip_toys
 from helpers.clip_toys import KINDS, shared_toy
 from ipo_dspy import demo
-from ipo_dspy.clip import prefix_attention as prefix
+from ipo_dspy.clip import prefix_encoder as prefix
 from ipo_dspy.clip import text_features as text
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import import_open_clip
-from ipo_dspy.clip.prefix_trie import TokenList, plan
+from ipo_dspy.clip.prefix_plan import TokenList, plan
 from ipo_dspy.clip.template_tokens import template_tokens
 from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.template import Template

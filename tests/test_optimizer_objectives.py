@@ -26,7 +26,7 @@ from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.proposers.base import ProposalRequest
 from ipo_dspy.proposers.search_summary import briefing, scored
 from ipo_dspy.report import render_report
-from ipo_dspy.run.choice_text import imbalance
+from ipo_dspy.run.choice_sentences import imbalance
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.objectives import OBJECTIVES, Objective

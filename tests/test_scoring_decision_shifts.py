@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipo_dspy.scoring.calibration import Calibration, CalibrationSettings, calibrate_logits
+from ipo_dspy.scoring.calibration_fit import accuracy
 from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts, search_shifts
-from ipo_dspy.scoring.scaling import accuracy
 
 NAMES = ["a", "b", "c"]
 

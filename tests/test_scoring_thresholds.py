@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helpers.simulated_logits import confidences, world
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.reliability import Floats
+from ipo_dspy.scoring.calibration_error import Floats
 from ipo_dspy.scoring.thresholds import (
     auroc,
     false_positive_rate,

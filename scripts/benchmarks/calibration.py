@@ -34,8 +34,8 @@ from ipo_dspy import IPO, ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.demo import DemoTask
-from ipo_dspy.scoring.reliability import expected_calibration_error
-from ipo_dspy.scoring.scaling import Floats, Indices, accuracy, fit_temperature, log_softmax
+from ipo_dspy.scoring.calibration_error import expected_calibration_error
+from ipo_dspy.scoring.calibration_fit import Floats, Indices, accuracy, fit_temperature, log_softmax
 
 SHOTS, STEPS = 16, 20
 SIMULATIONS = 500

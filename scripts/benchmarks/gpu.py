@@ -1,8 +1,8 @@
 """Half precision and GPUs
 
-The accuracy check of `ipo_dspy.scoring.precision_check` with the bundled model: of the classes that are given under 8
-templates, how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at most
-(0.001 is allowed). Then absolute times on the GPU, if there is one.
+The accuracy check of `ipo_dspy.scoring.half_precision_check` with the bundled model: of the classes that are given
+under 8 templates, how many are those of float32 (99.9 % are wanted), and by how much the loss of a template moves at
+most (0.001 is allowed). Then absolute times on the GPU, if there is one.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.feature_dtype import to_scoring_device
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
 from ipo_dspy.clip.text_features import encode_token_lists
+from ipo_dspy.scoring.half_precision_check import compare
 from ipo_dspy.scoring.metrics import tally_pairs, tally_templates
-from ipo_dspy.scoring.precision_check import compare
 
 HALVES = ("float16", "bfloat16")
 

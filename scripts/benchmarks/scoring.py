@@ -22,8 +22,8 @@ from ipo_dspy import demo
 from ipo_dspy.clip.feature_dtype import storage_dtype
 from ipo_dspy.clip.image_features import encode_images
 from ipo_dspy.clip.text_features import class_features
+from ipo_dspy.scoring.half_precision_check import TEMPLATES
 from ipo_dspy.scoring.metrics import predict, tally_pairs, tally_templates
-from ipo_dspy.scoring.precision_check import TEMPLATES
 
 CLASSES, COUNT, WIDTH, SCALE = 1000, 8, 512, 100.0
 IMAGENET, FINALISTS = 1_280_000, 100

@@ -2,7 +2,7 @@
 
 Median time to encode templates filled with the ImageNet class names, compared with
 `open_clip.build_zero_shot_classifier`, interleaved in one process. Token prefixes shared by templates and classes are
-computed once (`clip.prefix_trie` plans it, `clip.prefix_attention` runs it), nothing is computed after the end token,
+computed once (`clip.prefix_plan` plans it, `clip.prefix_encoder` runs it), nothing is computed after the end token,
 and the last layer computes only the end tokens. The result agrees with open_clip to 1e-5 (see the last column). "Of
 the GEMM rate" compares the matrix products that an exact result needs with the machine's rate on one large product.
 Weights are random; this does not affect timing.
@@ -17,10 +17,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from benchmarks.common import Size, interleaved, seconds, table
-from ipo_dspy.clip import prefix_attention as prefix
+from ipo_dspy.clip import prefix_encoder as prefix
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.loading import import_open_clip, load_backbone
-from ipo_dspy.clip.prefix_trie import TokenList, plan
+from ipo_dspy.clip.prefix_plan import TokenList, plan
 from ipo_dspy.clip.text_features import encode_token_lists
 from ipo_dspy.clip.text_tower import project, text_tower
 from ipo_dspy.scoring.metrics import tally_templates

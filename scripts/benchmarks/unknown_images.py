@@ -22,7 +22,7 @@ from benchmarks.common import Size, table
 from ipo_dspy import ClipClassifier, demo
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.clip.image_features import encode_images
-from ipo_dspy.scoring.scaling import Floats, Indices, fit_scaling, log_softmax
+from ipo_dspy.scoring.calibration_fit import Floats, Indices, fit_scaling, log_softmax
 from ipo_dspy.scoring.thresholds import auroc, in_distribution_scores
 
 DRAWINGS = 3

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ipo_dspy.scoring.scaling import Floats, Indices, log_softmax
+from ipo_dspy.scoring.calibration_fit import Floats, Indices, log_softmax
 
 
 def world(

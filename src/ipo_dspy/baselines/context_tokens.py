@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ipo_dspy.baselines.towers import TextTower
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.prefix_trie import TokenList
+from ipo_dspy.clip.prefix_plan import TokenList
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import display_class_name
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
 from ipo_dspy.clip.bundled import canonical_model_name
-from ipo_dspy.clip.prefix_trie import TokenList
+from ipo_dspy.clip.prefix_plan import TokenList
 from ipo_dspy.clip.text_tower import end_token_positions, pools_at_end, project, text_tower
 from ipo_dspy.errors import InputError
 

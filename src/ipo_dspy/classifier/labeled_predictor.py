@@ -21,7 +21,7 @@ from ipo_dspy.decision_types import label_type
 from ipo_dspy.errors import InputError, ProgramFileError
 from ipo_dspy.program_files import load_program, write_state
 from ipo_dspy.scoring.calibration import Calibration, CalibrationReport
-from ipo_dspy.scoring.scaling import Scaling
+from ipo_dspy.scoring.calibration_fit import Scaling
 from ipo_dspy.template import Template
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.cli.data_options import DataSets
 from ipo_dspy.errors import DataError, StoppedError, TemplateError
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.scoring.intervals import Interval, wilson_interval
 from ipo_dspy.scoring.score import Score, harmonic_mean
 
@@ -101,7 +101,7 @@ class FinalTest:
             for split in scores:
                 event = search.evaluations[split, "all", "best"]
                 scores[split]["best"] = Score(event["accuracy"], event["loss"])
-        self.result.floors = choice_text.floors(self.config.min_recall or {}, search.evaluations)
+        self.result.floors = choice_sentences.floors(self.config.min_recall or {}, search.evaluations)
 
     def _compare_with_imagenet(
         self, found: "SearchResult", task: "EncodedTask", recorder: "EventRecorder"

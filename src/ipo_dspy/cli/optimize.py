@@ -17,7 +17,7 @@ from ipo_dspy.cli import run_command as runs
 from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
 from ipo_dspy.optimizer.config import Across, OptimizerConfig, SearchPreset
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 
 if TYPE_CHECKING:
     import dspy
@@ -208,7 +208,7 @@ def _run(
     from ipo_dspy.optimizer.ipo import IPO
     from ipo_dspy.run.journal import FILE_NAME
 
-    note = choice_text.imbalance([*filter(None, sets.train.counts().values())], options["objective"])
+    note = choice_sentences.imbalance([*filter(None, sets.train.counts().values())], options["objective"])
     if note and not (as_json or program.multi_label):
         show.note(note)
     tested = [name for images in sets.tests.values() for name in images.classes]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ipo_dspy.cli.final_test import FinalScores
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 
 if TYPE_CHECKING:
     from ipo_dspy.optimizer.results import DetailedResults
@@ -32,17 +32,19 @@ class RunSummary:
         choice, objective = search.choice.fields, search.choice.objective
         prompts = 0 if imagenet is None else len(imagenet.ensemble.lines)
         combined = f"; combined over {len(search.encoders)} models" if search.encoders else ""
-        plainest = choice_text.plainest([str(finalist.trial.template) for finalist in search.tied[:PLAINEST_SHOWN]])
-        expected = choice_text.expectation(choice, search.decided_by)
+        plainest = choice_sentences.plainest(
+            [str(finalist.trial.template) for finalist in search.tied[:PLAINEST_SHOWN]]
+        )
+        expected = choice_sentences.expectation(choice, search.decided_by)
         has_new_words = search.class_texts is not None and search.class_texts.changes
         found = {
             "template alone" if has_new_words else "expected": expected + combined,
-            "against start": choice_text.against_start(choice, is_start=search.best == search.baseline),
-            "tied": choice_text.ties(choice) + (f"; the plainest: {plainest}" if choice["tied"] > 1 else ""),
+            "against start": choice_sentences.against_start(choice, is_start=search.best == search.baseline),
+            "tied": choice_sentences.ties(choice) + (f"; the plainest: {plainest}" if choice["tied"] > 1 else ""),
             "floors": final.floors,
         }
         if imagenet is not None:
-            found["against the 80"] = choice_text.against_imagenet(
+            found["against the 80"] = choice_sentences.against_imagenet(
                 imagenet.gain,
                 imagenet.gain_error,
                 images=choice["images"],
@@ -52,14 +54,14 @@ class RunSummary:
                 template=str(imagenet.best),
             )
         if final.test_gains:
-            found["on test images"] = choice_text.on_test(final.test_gains, prompts=prompts, objective=objective)
+            found["on test images"] = choice_sentences.on_test(final.test_gains, prompts=prompts, objective=objective)
         if search.ensemble is not None:
             lines, is_ensemble = [line.fields for line in search.ensemble], len(search.best.template.lines) > 1
-            found["ensemble"] = choice_text.added_lines(lines, is_ensemble=is_ensemble, objective=objective)
+            found["ensemble"] = choice_sentences.added_lines(lines, is_ensemble=is_ensemble, objective=objective)
         if search.class_texts is not None:
-            found["words"] = choice_text.words(search.class_texts.fields)
-            found["novel classes"] = choice_text.NOVEL_WORDS if "test novel" in final.scores else None
-        found["few images"] = choice_text.limits(choice)
+            found["words"] = choice_sentences.words(search.class_texts.fields)
+            found["novel classes"] = choice_sentences.NOVEL_WORDS if "test novel" in final.scores else None
+        found["few images"] = choice_sentences.limits(choice)
         return {label: text for label, text in found.items() if text is not None}
 
     @property

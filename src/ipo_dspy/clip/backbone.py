@@ -15,12 +15,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from PIL import Image
 from torch import Tensor
 
-from ipo_dspy.clip import prefix_attention as prefix
+from ipo_dspy.clip import prefix_encoder as prefix
 from ipo_dspy.clip import text_tower
 from ipo_dspy.clip.cpu_threads import CpuThreads, choose_threads, limited_to
 from ipo_dspy.clip.hub_files import Downloads
 from ipo_dspy.clip.lru import TensorLRU
-from ipo_dspy.clip.prefix_trie import TokenList
+from ipo_dspy.clip.prefix_plan import TokenList
 from ipo_dspy.clip.tokenizer import TokenizerAdapter
 from ipo_dspy.clip.transformers_model import TransformersModel
 from ipo_dspy.errors import InputError, ModelError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.prefix_trie import TokenList
+from ipo_dspy.clip.prefix_plan import TokenList
 from ipo_dspy.errors import DataError, TemplateError
 from ipo_dspy.template import Template
 

@@ -1,7 +1,7 @@
 """Encode filled templates to class features: tokenize, remove duplicates, encode, average the lines.
 
 The filled prompts of one call are reduced to distinct token lists. Where the text tower allows it, each distinct prefix
-of all of them is computed once (`clip.prefix_trie`, `clip.prefix_attention`); other towers encode them in batches on
+of all of them is computed once (`clip.prefix_plan`, `clip.prefix_encoder`); other towers encode them in batches on
 the full context. Both agree to 1e-5 with `plain_class_features` on every normalized feature in float32.
 
 Letters: T templates, C classes, M token lists, L tokens, D width of the features.
@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.prefix_trie import TokenList, chunks
+from ipo_dspy.clip.prefix_plan import TokenList, chunks
 from ipo_dspy.clip.template_tokens import ClassTexts, filled_token_lists, texts_of
 from ipo_dspy.errors import InputError
 from ipo_dspy.template import Template

@@ -1,6 +1,6 @@
 """The text tower of a loaded model: where it pools, how it projects, and which fast path it allows.
 
-A causal tower computes the prefix that token lists share once for all of them (`clip.prefix_attention`). Structure and
+A causal tower computes the prefix that token lists share once for all of them (`clip.prefix_encoder`). Structure and
 a comparison with `encode_text` decide this at load. Any other model encodes the full context, which is slower.
 
 Letters: M token lists, L tokens, W width of the tower, D width of the features.
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from ipo_dspy.clip import prefix_attention as prefix
-from ipo_dspy.clip.prefix_trie import TokenList, plan
+from ipo_dspy.clip import prefix_encoder as prefix
+from ipo_dspy.clip.prefix_plan import TokenList, plan
 from ipo_dspy.clip.tokenizer import PROBES, TokenizerAdapter
 
 TOLERANCE = 1e-5

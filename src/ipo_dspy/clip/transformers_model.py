@@ -3,7 +3,7 @@
 Features are those of `get_image_features` and `get_text_features`. Padding that a tower must not see is marked by
 `PADDING` in the table of tokens, because a padding token may also be a token of the text (SigLIP's is its end token).
 
-A causal tower is also shown with the names of open_clip's parts, for `clip.prefix_attention` and for learned tokens.
+A causal tower is also shown with the names of open_clip's parts, for `clip.prefix_encoder` and for learned tokens.
 These parts hold the weights of transformers, not copies.
 
 Letters: N images, M token lists, L tokens, P patches, W width of the tower, D width of the features.

@@ -67,7 +67,7 @@ def write_onnx(weights: "ClassWeights", backbone: "Backbone", path: Path, *, ops
     import torch
     from PIL import Image
 
-    from ipo_dspy.export.onnx_program import PixelClassifier, onnx_program
+    from ipo_dspy.export.onnx_graph import PixelClassifier, onnx_program
 
     if weights.preprocessing is None:
         fact = f"the images of {weights.model['model']!r} are not resized and cropped to one shape in a known way"

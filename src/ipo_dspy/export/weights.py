@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.calibration import ThresholdScore
+from ipo_dspy.scoring.calibration_fit import Scaling, log_softmax
 from ipo_dspy.scoring.label_sets import PRESENT
-from ipo_dspy.scoring.scaling import Scaling, log_softmax
 from ipo_dspy.scoring.thresholds import in_distribution_scores
 from ipo_dspy.template import Template
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.untrusted import one_line, printable
 from ipo_dspy.errors import InputError
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.scoring.calibration import Calibration
 from ipo_dspy.scoring.intervals import wilson_interval
 from ipo_dspy.scoring.objectives import ObjectiveText
@@ -146,10 +146,10 @@ def search_results(
     sizes = [pluralize(search.images, "training image")]
     sizes += [pluralize(search.validation_images, "validation image")] if search.validation_images else []
     return [
-        f"{expected}: {choice_text.expectation(choice, search.decided_by)}.",
-        *[f"Note: {note}." for note in [choice_text.limits(choice)] if note],
-        f"Start template: {choice_text.against_start(choice, is_start=is_start)}.",
-        *[f"Texts of classes: {choice_text.words(found.fields)}." for found in [search.class_texts] if found],
+        f"{expected}: {choice_sentences.expectation(choice, search.decided_by)}.",
+        *[f"Note: {note}." for note in [choice_sentences.limits(choice)] if note],
+        f"Start template: {choice_sentences.against_start(choice, is_start=is_start)}.",
+        *[f"Texts of classes: {choice_sentences.words(found.fields)}." for found in [search.class_texts] if found],
         f"Data: {' and '.join(sizes)}; {pluralize(choice['compared'], 'template')} compared.",
     ]
 

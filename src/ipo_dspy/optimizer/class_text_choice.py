@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipo_dspy.scoring.calibration_fit import folds_of
 from ipo_dspy.scoring.class_columns import ColumnTally
 from ipo_dspy.scoring.comparison import WITHIN_CLASSES, PairTally
-from ipo_dspy.scoring.scaling import folds_of
 
 BOUND = 2.4
 """Standard errors by which a gain in accuracy or loss is beyond chance: 1.96 for two tests at 2.5 %, and more because

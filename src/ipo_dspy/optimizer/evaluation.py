@@ -216,8 +216,8 @@ def _encode_locally(
     objective: Objective,
 ) -> "EncodedSet":
     from ipo_dspy.clip.image_features import encode_images
+    from ipo_dspy.scoring.half_precision_check import check_precision
     from ipo_dspy.scoring.multi_label_scorer import MultiLabelScorer
-    from ipo_dspy.scoring.precision_check import check_precision
     from ipo_dspy.scoring.scorers import ClipScorer, EncodedSet
 
     encoded = encode_images(

@@ -27,7 +27,7 @@ from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
 from ipo_dspy.optimizer.user_metric import check_objective
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.run.events import Event, Observer
 from ipo_dspy.run.progress import ProgressDisplay, data_line, is_watched
 from ipo_dspy.run.recorder import EventRecorder
@@ -371,9 +371,9 @@ class IPO(Teleprompter):
             logger.warning("%s=%g is reached; the search ends here", event["limit"], event["limit_value"])
         elif event["event"] == "selected":
             logger.info("%s: selected %r on %s images", event["predictor"], event["template"], event["selected_on"])
-            if "choice" in event and choice_text.floors_cost(event["choice"]):
+            if "choice" in event and choice_sentences.floors_cost(event["choice"]):
                 logger.warning(
-                    "the selected template is %s", choice_text.against_start(event["choice"], is_start=False)
+                    "the selected template is %s", choice_sentences.against_start(event["choice"], is_start=False)
                 )
         else:
             logger.debug("%s", event)

@@ -8,7 +8,7 @@ from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.class_texts import hard_names
 from ipo_dspy.history import Trial
 from ipo_dspy.report import summary
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.run.events import CandidateFields, ChoiceFields, FinalistFields, PhraseFields, SelectedEvent
 from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.intervals import wilson_interval
@@ -66,9 +66,9 @@ def summarize(search: SearchState) -> ChoiceSummary | None:
     is_start = search.start is not None and selected["index"] == search.start.index
     return ChoiceSummary(
         fields=choice,
-        expectation=choice_text.expectation(choice, selected["selected_on"]),
-        against_start=choice_text.against_start(choice, is_start=is_start),
-        ties=choice_text.ties(choice),
+        expectation=choice_sentences.expectation(choice, selected["selected_on"]),
+        against_start=choice_sentences.against_start(choice, is_start=is_start),
+        ties=choice_sentences.ties(choice),
         tied=selected.get("tied", []),
         phrases=[_phrase(worth, texts) for worth in selected.get("phrases", [])],
         candidates=selected.get("candidates", []),
@@ -105,7 +105,9 @@ def unchosen(search: SearchState) -> dict[str, Unchosen]:
         "Loss": lowest if round(lowest.score.loss, 4) < round(best.score.loss, 4) else None,
     }
     return {
-        name: Unchosen(trial, choice_text.plainest([str(trial.template)]), _reason(search.selected, trial, best, goal))
+        name: Unchosen(
+            trial, choice_sentences.plainest([str(trial.template)]), _reason(search.selected, trial, best, goal)
+        )
         for name, trial in better.items()
         if trial is not None
     }
@@ -147,7 +149,7 @@ def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveT
 
 def warnings(search: SearchState) -> list[str]:
     """Return what a reader should know before the template is used, each with what to do about it."""
-    imbalance = choice_text.imbalance(summary.images_per_class(search, "train"), search.objective)
+    imbalance = choice_sentences.imbalance(summary.images_per_class(search, "train"), search.objective)
     found = [few_images(search), _overfitting(search), imbalance]
     if table := summary.class_table(search):
         split, rows = table
@@ -172,7 +174,7 @@ def few_images(search: SearchState) -> str | None:
     choice, split = search.selected["choice"], search.selected["selected_on"]
     counts = summary.images_per_class(search, split)
     fewest = counts[0] if counts else choice["images"] // max(len(search.setup["classes"]), 1)
-    limits = choice_text.limits(choice)
+    limits = choice_sentences.limits(choice)
     if limits is None and fewest < FEW:
         limits = f"only {pluralize(choice['images'], 'image')} decided, as few as {fewest} of a class"
     return limits and f"{limits}; use {_more_images(split)}"

@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ipo_dspy.history import Trial
 from ipo_dspy.run.events import CandidateFields, ChoiceFields
+from ipo_dspy.scoring.calibration_error import ReliabilityBin
 from ipo_dspy.scoring.objectives import ObjectiveText
-from ipo_dspy.scoring.reliability import ReliabilityBin
 
 WIDTH, HEIGHT = 440, 270
 """Size in CSS pixels; the page scales the drawing."""

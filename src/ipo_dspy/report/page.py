@@ -20,7 +20,7 @@ from ipo_dspy._internal.untrusted import printable
 from ipo_dspy.report import about, advice, choice, pictures, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.run.events import MistakeEvent, PredictionChangedEvent
 from ipo_dspy.run.state import RunState, SearchState
 from ipo_dspy.scoring.objectives import ObjectiveText
@@ -67,7 +67,7 @@ def page(run: RunState, folder: Path) -> str:
 def environment() -> Environment:
     """Return the Jinja environment of all pages; everything is escaped."""
     jinja = Environment(loader=FunctionLoader(_data), autoescape=True, undefined=StrictUndefined)
-    jinja.globals |= {"words": choice_text.words, "floors": choice_text.floors}
+    jinja.globals |= {"words": choice_sentences.words, "floors": choice_sentences.floors}
     jinja.trim_blocks = jinja.lstrip_blocks = jinja.keep_trailing_newline = True
     jinja.filters |= {
         "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),

@@ -18,9 +18,7 @@ import numpy as np
 
 from ipo_dspy.argument_checks import flag, invalid, one_of, require_number
 from ipo_dspy.errors import Argument, Hint, InputError
-from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts
-from ipo_dspy.scoring.objectives import COST, build_objective
-from ipo_dspy.scoring.reliability import (
+from ipo_dspy.scoring.calibration_error import (
     Flags,
     ReliabilityBin,
     accuracy_over_coverage,
@@ -28,7 +26,7 @@ from ipo_dspy.scoring.reliability import (
     expected_calibration_error,
     reliability,
 )
-from ipo_dspy.scoring.scaling import (
+from ipo_dspy.scoring.calibration_fit import (
     TEMPERATURES,
     Floats,
     Indices,
@@ -43,6 +41,8 @@ from ipo_dspy.scoring.scaling import (
     losses,
     macro_f1,
 )
+from ipo_dspy.scoring.decision_shifts import DecisionRule, fit_shifts
+from ipo_dspy.scoring.objectives import COST, build_objective
 from ipo_dspy.scoring.thresholds import (
     auroc,
     false_positive_rate,

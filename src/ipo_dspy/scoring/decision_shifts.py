@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ipo_dspy.scoring.scaling import SIGNIFICANT, Floats, Indices, Value, folds_of
+from ipo_dspy.scoring.calibration_fit import SIGNIFICANT, Floats, Indices, Value, folds_of
 
 SHIFTS = sorted(np.linspace(-8, 8, 65).tolist(), key=abs)
 """Summands of a class's logits in nats, the smallest first: of equally good ones, the smallest is taken."""

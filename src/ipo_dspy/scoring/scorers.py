@@ -22,13 +22,13 @@ from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
 from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
 from ipo_dspy.clip.text_features import class_features
 from ipo_dspy.errors import DataError, Hint
+from ipo_dspy.scoring.calibration_fit import Scaling
 from ipo_dspy.scoring.candidate_classes import CandidateClasses
 from ipo_dspy.scoring.class_columns import ColumnTally, tally_column
 from ipo_dspy.scoring.class_objectives import ClassObjective, ImageMetric, OutcomeRule
 from ipo_dspy.scoring.comparison import Floats, PairTally
 from ipo_dspy.scoring.metrics import outcome_tables, predict, probabilities, tally_pairs, tally_templates
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
-from ipo_dspy.scoring.scaling import Scaling
 from ipo_dspy.scoring.score import Score
 from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template

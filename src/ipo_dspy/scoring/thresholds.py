@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ipo_dspy.errors import InputError
-from ipo_dspy.scoring.reliability import Flags, Floats, accuracy_over_coverage
+from ipo_dspy.scoring.calibration_error import Flags, Floats, accuracy_over_coverage
 
 
 def in_distribution_scores(logits: Floats) -> Floats:

@@ -16,7 +16,7 @@ from ipo_dspy.clip.loading import load_backbone, with_dtype
 from ipo_dspy.clip.text_features import plain_class_features
 from ipo_dspy.errors import ModelError
 from ipo_dspy.optimizer.evaluation import evaluate
-from ipo_dspy.scoring.precision_check import TEMPLATES, Agreement, check_precision, compare
+from ipo_dspy.scoring.half_precision_check import TEMPLATES, Agreement, check_precision, compare
 
 SHOTS = 2
 """Of the fixture `task`."""
@@ -63,7 +63,7 @@ def test_half_precision_that_falls_short_is_reported_once(
     copied.symlink_to(demo.model_path(), target_is_directory=True)
     program = ClipClassifier(task.classes, model=f"local-dir:{copied}", device="cpu", dtype="bfloat16")
     evaluate(program, task.trainset)
-    (warning,) = [record for record in caplog.records if record.name == "ipo_dspy.scoring.precision_check"]
+    (warning,) = [record for record in caplog.records if record.name == "ipo_dspy.scoring.half_precision_check"]
     assert warning.levelno == logging.WARNING
     assert warning.message.startswith("bfloat16 predicts the class of float32 for 9")
     assert "(minimum 99.9%)" in warning.message

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.clip_toys import COCA, KINDS, PLAIN, TRIMMED, shared_toy
-from ipo_dspy.clip.prefix_attention import suffix_tokens
-from ipo_dspy.clip.prefix_trie import TokenList, chunks, plan, shared_tokens
+from ipo_dspy.clip.prefix_encoder import suffix_tokens
+from ipo_dspy.clip.prefix_plan import TokenList, chunks, plan, shared_tokens
 
 BOUND = 1e-5
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ipo_dspy.run import choice_text
+from ipo_dspy.run import choice_sentences
 from ipo_dspy.run.events import ChoiceFields, ClassTextsFields, EnsembleLineFields
 
 
@@ -17,12 +17,12 @@ def choice(**fields: float) -> ChoiceFields:
 
 
 def test_the_expectation_names_the_images_that_flatter() -> None:
-    text = choice_text.expectation(choice(), "train")
+    text = choice_sentences.expectation(choice(), "train")
     assert text == (
         "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, less 1.4 "
         "points of optimism)"
     )
-    assert "on validation images" in choice_text.expectation(choice(), "validation")
+    assert "on validation images" in choice_sentences.expectation(choice(), "validation")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_expectation_names_the_images_that_flatter() -> None:
     ],
 )
 def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, float], is_start: bool, text: str) -> None:
-    assert choice_text.against_start(choice(**fields), is_start=is_start).endswith(text)
+    assert choice_sentences.against_start(choice(**fields), is_start=is_start).endswith(text)
 
 
 @pytest.mark.parametrize(
@@ -67,44 +67,44 @@ def test_better_than_the_prompts_for_imagenet_only_beyond_chance(
     gain: float, error: float, images: int, text: str
 ) -> None:
     expected = text.format("the best of the 80 ImageNet prompts")
-    assert choice_text.against_imagenet(gain, error, images=images, prompts=80, is_best=False) == expected
+    assert choice_sentences.against_imagenet(gain, error, images=images, prompts=80, is_best=False) == expected
 
 
 def test_a_prompt_for_imagenet_that_was_selected_is_not_compared_with_itself() -> None:
-    text = choice_text.against_imagenet(-1.5, 0.0, images=100, prompts=79, is_best=True)
+    text = choice_sentences.against_imagenet(-1.5, 0.0, images=100, prompts=79, is_best=True)
     assert text == "the same template as the best of the 79 ImageNet prompts"
 
 
 def test_a_prompt_that_is_clearly_better_is_named() -> None:
     given: Any = {"images": 100, "prompts": 80, "is_best": False, "template": "a child's <CLASS>."}
-    assert choice_text.against_imagenet(-5.0, 2.5, **given).endswith(
+    assert choice_sentences.against_imagenet(-5.0, 2.5, **given).endswith(
         "standard error 2.5; start from it: --initial-template 'a child'\"'\"'s <CLASS>.'"
     )
-    assert "--initial-template" not in choice_text.against_imagenet(4.8, 2.5, **given)
+    assert "--initial-template" not in choice_sentences.against_imagenet(4.8, 2.5, **given)
 
 
 def test_floors_are_compared_with_recalls_on_the_images_that_decided() -> None:
     counts = {"start": {name: [7, 10] for name in "abcd"}, "best": {name: [9, 10] for name in "abcd"}}
     evaluations: Any = {("train", "all", role): {"per_class": of_role} for role, of_role in counts.items()}
-    text = choice_text.floors({"a": 0.9}, evaluations)
+    text = choice_sentences.floors({"a": 0.9}, evaluations)
     assert text == "a: recall of at least 90 % asked for; start 70.0 %, best 90.0 % on training images"
-    assert (choice_text.floors(dict.fromkeys("abcd", 0.5), evaluations) or "").count("asked for") == 3
-    assert choice_text.floors({}, evaluations) is choice_text.floors({"a": 0.9}, {}) is None
+    assert (choice_sentences.floors(dict.fromkeys("abcd", 0.5), evaluations) or "").count("asked for") == 3
+    assert choice_sentences.floors({}, evaluations) is choice_sentences.floors({"a": 0.9}, {}) is None
 
 
 def test_ties() -> None:
-    assert choice_text.ties(choice()) == "4 of 121 templates compared in pairs are as good within the tolerance"
-    with_leader = choice_text.ties(choice(leader=96.5))
+    assert choice_sentences.ties(choice()) == "4 of 121 templates compared in pairs are as good within the tolerance"
+    with_leader = choice_sentences.ties(choice(leader=96.5))
     assert (
         with_leader
         == "4 of 121 templates compared in pairs are as good within the tolerance; the most accurate one has 96.5 %"
     )
-    assert choice_text.ties(choice(tied=1, compared=2)) == "none of the others; 2 templates compared in pairs"
+    assert choice_sentences.ties(choice(tied=1, compared=2)) == "none of the others; 2 templates compared in pairs"
 
 
 def test_gains_on_test_images_are_judged_by_their_own_errors() -> None:
     gains = {"test base": {"start": (9.0, 3.0), "imagenet_best": (1.0, 3.0)}, "test novel": {"start": (0.0, 0.0)}}
-    assert choice_text.on_test(gains, prompts=79).split("\n") == [
+    assert choice_sentences.on_test(gains, prompts=79).split("\n") == [
         "base classes: clearly better than the start template: +9.0 points, standard error 3.0",
         "base classes: cannot be told apart from the best of the 79 ImageNet prompts: +1.0 points, standard error 3.0",
         "novel classes: cannot be told apart from the start template: +0.0 points, standard error 0.0",
@@ -116,11 +116,11 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
         {"text": "a <CLASS>", "accuracy": value, "accuracy_error": 1.0, "loss": 0.1, "loss_error": 0.05}
         for value in (2.0, -0.5)
     ]
-    would = choice_text.added_lines(lines, is_ensemble=False)
+    would = choice_sentences.added_lines(lines, is_ensemble=False)
     assert would == "2 more lines would add +1.5 points and lower the loss by 0.200: --ensemble 3"
     each = "+2.0 points and -0.100 loss, -0.5 points and -0.100 loss"
-    assert choice_text.added_lines(lines, is_ensemble=True) == f"2 further lines, each with what it adds: {each}"
-    assert choice_text.added_lines([], is_ensemble=False) == "no further line lowers the loss clearly"
+    assert choice_sentences.added_lines(lines, is_ensemble=True) == f"2 further lines, each with what it adds: {each}"
+    assert choice_sentences.added_lines([], is_ensemble=False) == "no further line lowers the loss clearly"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
     ],
 )
 def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known: bool, part: str | None) -> None:
-    text = choice_text.limits(choice(images=images, low=low, is_spread_known=is_spread_known))
+    text = choice_sentences.limits(choice(images=images, low=low, is_spread_known=is_spread_known))
     assert text is None if part is None else part in (text or "")
 
 
@@ -147,10 +147,10 @@ def test_words_say_what_was_compared_and_on_which_images() -> None:
         "changes": [change],
     }  # fmt: skip
     alternatives = "60 alternatives to the words of one label, each a text or the mean of several, over 3 rounds"
-    assert choice_text.words(found) == (
+    assert choice_sentences.words(found) == (
         "1 label changed: corn cob as maize + corn (0 to 13 of 16 recognized). Together +2.0 points, standard error "
         f"0.5, on training images, which decided. Compared were {alternatives}"
     )
-    assert choice_text.words({**found, "changes": []}) == (
+    assert choice_sentences.words({**found, "changes": []}) == (
         f"no label changed: of {alternatives}, none is better beyond chance"
     )

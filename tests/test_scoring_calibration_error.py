@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.simulated_logits import confidences, world
-from ipo_dspy.scoring.reliability import (
+from ipo_dspy.scoring.calibration_error import (
     Floats,
     accuracy_over_coverage,
     calibration_error_by_chance,
     expected_calibration_error,
     reliability,
 )
-from ipo_dspy.scoring.scaling import fit_temperature
+from ipo_dspy.scoring.calibration_fit import fit_temperature
 
 
 def test_calibration_error_of_calibrated_confidences_is_that_of_chance() -> None:

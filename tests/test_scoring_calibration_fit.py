@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.simulated_logits import world
-from ipo_dspy.scoring import scaling
-from ipo_dspy.scoring.scaling import Floats, Indices, fit_scaling, fit_temperature, folds_of, log_softmax
+from ipo_dspy.scoring import calibration_fit
+from ipo_dspy.scoring.calibration_fit import Floats, Indices, fit_scaling, fit_temperature, folds_of, log_softmax
 
 
 def balanced(logits: Floats, labels: Indices, shots: int) -> tuple[Floats, Indices]:
@@ -57,19 +57,19 @@ def test_fit_is_the_minimum_of_the_loss(images: int, classes: int, with_weights:
     logits, labels = world(seed, images, classes, temperature=2.0)
     labels[:classes] = np.arange(classes)  # each has an image
     importance = np.random.default_rng(seed).uniform(0.5, 2.0, images)
-    found = scaling._fit(logits, labels, importance, True, with_weights)
+    found = calibration_fit._fit(logits, labels, importance, True, with_weights)
     table, targets = torch.tensor(logits), torch.tensor(labels)
 
     def loss(inverse: Any, weights: Any) -> Any:
         smoothed = torch.nn.functional.cross_entropy(
             inverse * table + weights, targets, label_smoothing=1 / (images + 2), reduction="none"
         )
-        return torch.tensor(importance) @ smoothed + scaling.PENALTY / 2 * (weights**2).sum()
+        return torch.tensor(importance) @ smoothed + calibration_fit.PENALTY / 2 * (weights**2).sum()
 
     inverse = torch.tensor(1 / found.temperature, dtype=torch.float64, requires_grad=True)
     weights = torch.tensor(found.log_weights, requires_grad=True)
     loss(inverse, weights).backward()
-    at_bound = found.temperature >= scaling.TEMPERATURES[1]  # logits that say nothing
+    at_bound = found.temperature >= calibration_fit.TEMPERATURES[1]  # logits that say nothing
     assert at_bound or abs(float(inverse.grad or 0.0)) < 1e-3 * images
     if with_weights and not at_bound:
         assert weights.grad is not None
@@ -93,14 +93,17 @@ def test_few_images_give_a_finite_fit(count: int) -> None:
 
 def test_earlier_parts_are_applied_while_the_others_are_fitted() -> None:
     logits, labels = world(0, 500, 4, temperature=3.0, log_weights=np.array([2.0, 0.0, 0.0, -2.0]))
-    earlier = scaling.Scaling(2.0, np.array([1.0, 0.5, 0.0, -1.5]))
+    earlier = calibration_fit.Scaling(2.0, np.array([1.0, 0.5, 0.0, -1.5]))
     only_temperature = fit_scaling(logits, labels, weights=False, start=earlier)
     assert only_temperature.scaling.log_weights.tolist() == earlier.log_weights.tolist()
     assert only_temperature.has_weights
     best = only_temperature.scaling
     for temperature in (0.9 * best.temperature, 1.1 * best.temperature):
-        other = scaling.Scaling(temperature, earlier.log_weights)
-        assert scaling.losses(best.apply(logits), labels).mean() < scaling.losses(other.apply(logits), labels).mean()
+        other = calibration_fit.Scaling(temperature, earlier.log_weights)
+        assert (
+            calibration_fit.losses(best.apply(logits), labels).mean()
+            < calibration_fit.losses(other.apply(logits), labels).mean()
+        )
     only_weights = fit_scaling(logits, labels, temperature=False, start=earlier)
     assert only_weights.scaling.temperature == 2.0
     expected = fit_scaling(logits / 2.0, labels, temperature=False).scaling.log_weights
@@ -147,6 +150,6 @@ def test_class_without_an_image_keeps_its_weight() -> None:
 def test_folds_are_even_and_have_all_classes_if_counts_are_equal() -> None:
     labels = np.arange(100) % 10
     folds = folds_of(labels)
-    assert np.bincount(folds).tolist() == [20] * scaling.FOLDS
-    assert all(np.bincount(labels[folds == fold]).tolist() == [2] * 10 for fold in range(scaling.FOLDS))
+    assert np.bincount(folds).tolist() == [20] * calibration_fit.FOLDS
+    assert all(np.bincount(labels[folds == fold]).tolist() == [2] * 10 for fold in range(calibration_fit.FOLDS))
     assert np.bincount(folds_of(labels[:99])).tolist() == [20, 20, 20, 20, 19]

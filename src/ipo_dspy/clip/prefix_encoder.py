@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-from ipo_dspy.clip.prefix_trie import PrefixGroup, PrefixPlan, TokenList
+from ipo_dspy.clip.prefix_plan import PrefixGroup, PrefixPlan, TokenList
 from ipo_dspy.clip.transformers_model import JoinedAttention
 
 ROWS = 1024
