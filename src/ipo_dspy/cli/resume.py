@@ -3,11 +3,14 @@
 import re
 import shlex
 from pathlib import Path
-
-from typer import Context
+from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.secrets import without_path_keys
-from ipo_dspy.run.events import CommandEvent
+
+if TYPE_CHECKING:  # signals are one line only after this module is imported
+    from typer import Context
+
+    from ipo_dspy.run.events import CommandEvent
 
 _invoked: list[str] = []
 """Arguments of this process. Options refuse secrets, except within addresses."""
@@ -27,7 +30,7 @@ def command(folder: Path) -> str:
     return shlex.join(["ipo-dspy", *map(_without_credentials, _invoked), *([] if is_passed else [option, str(folder)])])
 
 
-def command_event(context: Context, data: Path) -> CommandEvent:
+def command_event(context: "Context", data: Path) -> "CommandEvent":
     """Return the data and the options that were passed to `optimize`, as far as advised commands repeat them."""
     from ipo_dspy.report.command_lines import ACCEPTED  # loads Jinja
 
@@ -40,7 +43,7 @@ def command_event(context: Context, data: Path) -> CommandEvent:
             values = [] if isinstance(value, bool) else value if isinstance(value, list | tuple) else [value]
             options[option] = [_without_credentials(str(item)) for item in values]
     options = {option: values for option, values in options.items() if option in ACCEPTED["optimize"]}
-    return CommandEvent(event="command", data=_without_credentials(str(data)), options=options)
+    return {"event": "command", "data": _without_credentials(str(data)), "options": options}
 
 
 def _without_credentials(argument: str) -> str:
