@@ -74,7 +74,7 @@ def test_words_that_the_user_gives_replace_a_label_that_is_not_recognized(
     assert task.program.class_texts["corn cob"] == ("corn cob",)
     assert changes["corn cob"].recognized[0] < 2 < 10 < changes["corn cob"].recognized[1]
     assert found.after.accuracy == pytest.approx(found.before.accuracy + found.gain.accuracy)
-    assert all(change.accuracy >= 0 and change.loss >= 0 for change in found.changes)  # on images that did not choose
+    assert all(change.accuracy > 0.2 or change.loss > 1e-5 for change in found.changes)  # on images that did not choose
     assert (best.template, best.classes) == (task.program.template, task.program.classes)
     on_train = evaluate(best, task.trainset)[0].score
     assert (on_train.accuracy, on_train.loss) == pytest.approx((found.after.accuracy, found.after.loss), abs=1e-4)
@@ -88,6 +88,12 @@ def test_words_that_do_not_help_are_left_out() -> None:
     best = words(food(), candidates={"banana": ["truck"], "apple": ["ship at sea", "fountain pen"]})
     assert best.detailed_results.searches[0].class_texts.changes == ()
     assert best.class_texts == food().program.class_texts
+
+
+def test_texts_with_the_same_tokens_are_no_change() -> None:
+    task = demo.load("pixel-animals", shots=8, model=DEMO_VIT)
+    same = {label: [label.upper(), label.title()] for label in task.classes}
+    assert words(task, candidates=same).detailed_results.searches[0].class_texts.changes == ()
 
 
 def test_the_validation_images_decide() -> None:

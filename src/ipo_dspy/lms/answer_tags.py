@@ -14,12 +14,17 @@ _BEFORE = 100
 """Number of characters before a tag that are searched for them."""
 
 
-def tag_contents(text: str, is_content: Callable[[str], bool] = has_placeholder) -> tuple[list[str], list[str]]:
+def _with_placeholder(content: str) -> str:
+    return content if has_placeholder(content) else ""
+
+
+def tag_contents(text: str, unclosed: Callable[[str], str] = _with_placeholder) -> tuple[list[str], list[str]]:
     r"""Return the contents of tags that begin a line, and those of tags within sentences, which must be closed.
 
     Args:
         text: the answer.
-        is_content: whether what follows a tag at the beginning of a line counts although the tag is not closed.
+        unclosed: what counts of a content that begins a line and is not closed before the next one; some models forget
+            the slash.
 
     >>> tag_contents("<INS>crane: crane bird</INS>\nOr I could write <INS>nail: metal nail</INS>")
     (['crane: crane bird'], ['nail: metal nail'])
@@ -30,7 +35,9 @@ def tag_contents(text: str, is_content: Callable[[str], bool] = has_placeholder)
     for tag in TAG.finditer(text):
         closes = bool(tag[1] or tag[2])
         content = text[end : tag.start()] if opened else ""
-        if closes or (begins_line and is_content(content)):  # some models forget the slash
+        if not closes:
+            content = unclosed(content) if begins_line else ""
+        if closes or content:
             (own_lines if begins_line else inline).append(content)
         if end == 0 or "\n" in text[end : tag.start()]:
             before = text[max(0, tag.start() - _BEFORE) : tag.start()].rpartition("\n")[2]

@@ -31,13 +31,13 @@ def read_class_texts(completion: str, cut: bool = False) -> list[str]:
     ['crane: crane bird | wading bird']
     >>> read_class_texts('{"crane": ["crane bird", "wading bird"], "nail": ["metal nail"]}')
     ['crane: crane bird | wading bird', 'nail: metal nail']
-    >>> read_class_texts("<INS>crane: crane bird\n<INS>nail: metal nail")
+    >>> read_class_texts("<INS>crane: crane bird\n\nNote: these are names.\n<INS>nail: metal nail")
     ['crane: crane bird', 'nail: metal nail']
     >>> read_class_texts("1. **crane**: crane bird | wading bird\n2. nail: metal na", cut=True)
     ['crane: crane bird | wading bird']
     """
     answer = without_thoughts(completion).answer
-    own_lines, inline = tag_contents(answer, lambda content: ":" in content)
+    own_lines, inline = tag_contents(answer, _first_line)
     lines = _json_lines(answer) or [
         line
         for content in own_lines or inline or [answer]
@@ -48,6 +48,11 @@ def read_class_texts(completion: str, cut: bool = False) -> list[str]:
     if cut and read:
         read[-1] = read[-1].rpartition("|")[0].strip()
     return [line for line in read if line]
+
+
+def _first_line(content: str) -> str:
+    line = content.strip().partition("\n")[0]
+    return line if ":" in line else ""
 
 
 def texts_of_labels(lines: Iterable[str], labels: Sequence[str], *, count: int) -> dict[str, list[str]]:

@@ -25,6 +25,9 @@ BOUND = 2.4
 """Standard errors by which a gain in accuracy or loss is beyond chance: 1.96 for two tests at 2.5 %, and more because
 the choices of two folds share images. Without any effect, 2 to 7 % of the choices exceed it in simulations."""
 
+ROUNDING = 1e-5
+"""Nats of the mean loss up to which texts are equal: what `class_columns` guarantees."""
+
 
 def rows_of_folds(labels: NDArray[np.int64], *, seed: int = 0) -> list[NDArray[np.int64]]:
     """Return the rows of the images of each fold; see `folds_of`.
@@ -76,7 +79,8 @@ def is_beyond_chance(judged: PairTally) -> bool:
         within = (squares - (sums**2 / images[:, None]).sum(axis=0)) * count / freedom
         variance = np.maximum(within, WITHIN_CLASSES * variance)
     errors = np.sqrt(np.maximum(variance, 0.0))
-    return count > 1 and bool((gains >= -1e-9).all() and (gains > BOUND * errors + 1e-9).any())
+    is_real = gains > np.array([0.5, ROUNDING * count])
+    return count > 1 and bool((gains >= -1e-9).all() and (is_real & (gains > BOUND * errors)).any())
 
 
 def _best(tally: ColumnTally, allowed: Tensor) -> int:
