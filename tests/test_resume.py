@@ -361,24 +361,51 @@ def test_a_run_of_another_version_is_reported_as_such(task: demo.DemoTask, tmp_p
         run(task, tmp_path, allow_config_changes=True)
 
 
-@pytest.mark.parametrize("is_old", [False, True])
+def _strip_rule(journal: Path) -> None:
+    """Leave out the settings that version 0.1 did not have."""
+    journal.write_text(re.sub(r'"(choose|tolerance|ensemble|polish)": [^,]+, ', "", journal.read_text(), count=4))
+
+
+@pytest.mark.parametrize(
+    ("later", "is_old", "why"),
+    [
+        ({}, False, "choose was 'best' and is 'plainest'"),
+        ({}, True, "version 0.1 selected the most accurate template, as choose='best' does"),
+        ({"choose": "best", "ensemble": 4, "tolerance": 0.0}, True, "ensemble was 1 and is 4"),
+    ],
+)
 def test_a_template_that_another_rule_replaces_is_named(
-    is_old: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    later: dict[str, Any], is_old: bool, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = demo.load("pixel-animals", shots=2)
-    optimize: dict[str, Any] = {"proposer": "evolution", "steps": 4, "log_dir": tmp_path}
-    before = IPO(**optimize, choose="best").compile(task.program, task.trainset)
+    optimize: dict[str, Any] = {"proposer": "evolution", "steps": 8, "log_dir": tmp_path}
+    before = IPO(**optimize, choose="best", tolerance=0.9).compile(task.program, task.trainset)
     if is_old:
-        journal = tmp_path / FILE_NAME
-        journal.write_text(re.sub(r'"(choose|tolerance|ensemble|polish)": [^,]+, ', "", journal.read_text(), count=4))
-    now = IPO(**optimize).compile(task.program, task.trainset)
+        _strip_rule(tmp_path / FILE_NAME)
+    now = IPO(**optimize, **later).compile(task.program, task.trainset)
     assert str(now.template) != str(before.template)
-    why = (
-        "version 0.1 selected the most accurate template, as choose='best' does"
-        if is_old
-        else "choose was 'best' and is 'plainest'"
-    )
     said = f"the template in best.json was {str(before.template)!r} and is now {str(now.template)!r}: {why}"
     assert caplog.messages == [said]
-    IPO(**optimize).compile(task.program, task.trainset)
+    IPO(**optimize, **later).compile(task.program, task.trainset)
     assert caplog.messages == [said]
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    ("earlier", "later", "is_old"),
+    [
+        ({"steps": 2, "choose": "best"}, {"steps": 25, "choose": "best", "tolerance": 0.9}, False),
+        ({"steps": 2, "choose": "best"}, {"steps": 25, "choose": "best"}, True),
+        ({"steps": 2, "choose": "best"}, {"steps": 25}, False),
+    ],
+)
+def test_a_template_that_more_steps_replace_is_not_laid_to_the_rule(
+    earlier: dict[str, Any], later: dict[str, Any], is_old: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = demo.load("pixel-animals", shots=2)
+    before = IPO(proposer="evolution", log_dir=tmp_path, **earlier).compile(task.program, task.trainset)
+    if is_old:
+        _strip_rule(tmp_path / FILE_NAME)
+    now = IPO(proposer="evolution", log_dir=tmp_path, **later).compile(task.program, task.trainset)
+    assert str(now.template) != str(before.template)
+    assert caplog.messages == []

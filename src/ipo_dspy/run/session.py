@@ -22,6 +22,7 @@ from ipo_dspy.run.journal import Journal
 from ipo_dspy.run.journal_schema import SCHEMA
 from ipo_dspy.run.ledger import Budget, Ledger
 from ipo_dspy.run.recorder import EventRecorder
+from ipo_dspy.run.state import SearchState
 from ipo_dspy.scoring.objectives import SETTINGS as OBJECTIVE_SETTINGS
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,10 @@ class Session:
         self.state = self.recorder.state
         self.ledger = Ledger(self.recorder, limits)
         self._resumed: RunResumedEvent | None = None
-        self._earlier: dict[str, str] = {}
-        """Template that the earlier session selected, by classifier."""
+        self._earlier: dict[str, tuple[str, int]] = {}
+        """Template that the earlier session selected, and number of trials that it searched, by classifier."""
+        self._reason = ""
+        """Changes of the rule of the choice since the earlier session, as a text; empty if there are none."""
 
     def check_stop(self) -> None:
         """Raise `StoppedError` if the run was asked to stop."""
@@ -83,17 +86,18 @@ class Session:
             return
         if past["schema"] != SCHEMA:
             raise self._refusal("a run of another version of ipo_dspy, which cannot be resumed")
-        changed = _changes(present_settings(self.state.settings), {**settings, "seed": seed})
+        before = present_settings(self.state.settings)
+        changed = _changes(before, {**settings, "seed": seed})
         refused = {name: pair for name, pair in changed.items() if name not in MUTABLE_SETTINGS}
         is_comparable = not refused.keys() & OBJECTIVE_SETTINGS
         if refused and not (allow_config_changes and is_comparable):
-            listed = "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in refused.items())
-            restored = [Argument(name, before) for name, (before, _) in refused.items()]
+            restored = [Argument(name, value) for name, (value, _) in refused.items()]
             allowed = "use another folder, or pass {allow_config_changes} to resume"
             others = allowed if is_comparable else "or use another folder"
             remedy = f"restore {', '.join(['{}'] * len(restored))}, {others}"
             hint = Hint(remedy, *restored, allow_config_changes=True)
-            raise self._refusal(f"a run with other settings: {listed}", hint)
+            raise self._refusal(f"a run with other settings: {_listed(refused)}", hint)
+        self._reason = _changes_of_rule(before, settings)
         self._resumed = RunResumedEvent(event="run_resumed", started=now, changed=changed, versions=versions)
 
     def start_searches(self, searches: Sequence[SearchStartedEvent]) -> None:
@@ -109,8 +113,11 @@ class Session:
             if known["model"] and (other := _difference(known, search)):
                 raise self._refusal(f"a run with other {other}, whose scores cannot be compared")
         if self._resumed is not None:
-            chosen = {name: search.selected for name, search in self.state.searches.items()}
-            self._earlier = {name: selected["template"] for name, selected in chosen.items() if selected}
+            self._earlier = {
+                name: (search.selected["template"], _searched(search))
+                for name, search in self.state.searches.items()
+                if search.selected
+            }
             self.recorder.record(self._resumed)
         for known, search in setups:
             emit = self.recorder.notify if known["start"] == search["start"] else self.recorder.record
@@ -124,14 +131,13 @@ class Session:
             event="run_finished", status=status, seconds=seconds, calls=spent.calls, tokens=spent.tokens, cost=cost
         )
         self.recorder.record(finished)
-        changed = {} if self._resumed is None else self._resumed["changed"]
-        rule = {name: changed[name] for name in CHOICE_SETTINGS if name in changed}
-        for predictor, before in self._earlier.items():
-            selected = self.state.search(predictor).selected
-            if rule and selected is not None and selected["template"] != before:
+        for predictor, (before, searched) in self._earlier.items():
+            search = self.state.search(predictor)
+            is_same_search = search.selected is not None and _searched(search) == searched
+            if self._reason and is_same_search and search.best_text != before:
                 owner = "" if predictor == "self" else f" of {predictor}"
                 fact = "the template%s in %s was %r and is now %r: %s"
-                logger.warning(fact, owner, PROGRAM_FILE, before, selected["template"], _explain(rule))
+                logger.warning(fact, owner, PROGRAM_FILE, before, search.best_text, self._reason)
 
     def _refusal(self, reason: str, hint: Hint | None = None) -> JournalError:
         hint = hint or Hint("use another folder, e.g. {log_dir}", log_dir=f"{self.folder}-2")
@@ -180,8 +186,27 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, lis
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _explain(rule: Mapping[str, list[Any]]) -> str:
-    """Return how the settings of the choice have changed; those of version 0.1 had no rule."""
-    if rule.get("choose", [""])[0] is None:
+def _searched(search: SearchState) -> int:
+    """Return the number of trials that the search proposed, without those of the choice at its end."""
+    return sum(trial.stage == "search" for trial in search.history)
+
+
+def _rule(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the choice at the end uses; version 0.1 had none and selected the most accurate."""
+    rule = {"choose": settings.get("choose", "best"), "ensemble": settings.get("ensemble", 1)}
+    is_plainest = rule["choose"] == "plainest"
+    rule |= {"tolerance": settings.get("tolerance")} if is_plainest or rule["ensemble"] != 1 else {}
+    return rule | ({"polish": settings.get("polish")} if is_plainest else {})
+
+
+def _changes_of_rule(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return how settings that the choice used and uses have changed, or an empty text."""
+    earlier, present = _rule(before), _rule(now)
+    changed = {name: pair for name, pair in _changes(earlier, present).items() if name in earlier.keys() & present}
+    if "choose" in changed and "choose" not in before:
         return "version 0.1 selected the most accurate template, as choose='best' does"
-    return "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in rule.items())
+    return _listed(changed)
+
+
+def _listed(changes: Mapping[str, list[Any]]) -> str:
+    return "; ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changes.items())
