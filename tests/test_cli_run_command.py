@@ -347,7 +347,7 @@ def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pyt
     assert {line[:16].rstrip(): line[16:] for line in printed.splitlines()} == {
         "data": "6 classes; 6 training, 0 validation, 0 test images",
         "model": "demo",
-        "search": f"{STEPS} steps, at most {2 * STEPS} templates in all, from the built-in evolutionary search",
+        "search": f"{STEPS} steps, about {2 * STEPS} proposed templates, from the built-in evolutionary search",
         "scored": "by macro F1 on 6 training images",
         "selected": "the leading templates are compared in pairs on the training images, and the best one is selected",
         "written to": f"{tmp_path / 'run'} (journal.jsonl, best.json, report.html)",
@@ -364,6 +364,22 @@ def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pyt
     )
     assert plan["tested"] == "start, best, and the prompts for ImageNet on 1150 test images"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_search_for_words_alone_selects_no_template(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.json").write_text('{"cat": ["kitten"]}')
+    given = ["--optimize", "class_texts", "--candidates", str(tmp_path / "texts.json"), "--dry-run", "--json"]
+    alone = ["optimize", str(photos), "--model", "demo", "--shots", "1", "--test", "0", *given]
+    _, printed, _ = call(capsys, *alone)
+    plan = json.loads(printed)["plan"]
+    assert plan["words"] == "other texts for the classes are tried; the template stays"
+    assert not {"search", "selected"} & plan.keys()
+    _, printed, _ = call(capsys, *alone, "--initial-template", "paper")
+    plan = json.loads(printed)["plan"]
+    assert plan["selected"].startswith("the leading templates are compared")
+    assert plan["words"] == "then other texts for the classes are tried"
 
 
 def test_the_number_of_templates_tried_says_how_many_were_compared(

@@ -35,16 +35,20 @@ def plan(optimizer: "IPO", program: "ClipClassifier", sets: DataSets, folder: Pa
     writer = getattr(lm_of(config.proposer), "model", "the built-in evolutionary search")
     rule = "plainest of those that cannot be told apart" if config.choose == "plainest" else "best one"
     floors = " with floors of recall" if config.min_recall else ""
-    most = config.num_steps * config.prompts_per_step
-    steps = f"{pluralize(config.num_steps, 'step')}, at most {pluralize(most, 'template')} in all, from {writer}"
+    proposed = config.num_steps * config.prompts_per_step
+    steps = f"{pluralize(config.num_steps, 'step')}, about {pluralize(proposed, 'proposed template')}, from {writer}"
+    selected = f"the leading templates are compared in pairs on the {decide} images, and the {rule} is selected"
+    selects = config.searches_template or bool(config.initial_templates)
+    words = "other texts for the classes are tried"
+    words = f"then {words}" if selects else f"{words}; the template stays"
     test_images, resumed = sum(map(len, sets.tests.values())), "; resumes its run" if journal_size(folder) else ""
     found = {
         "data": str(sets),
         "model": ", ".join([loaded, *map(str, config.also)]),
         "search": steps if config.searches_template else "",
         "scored": f"by {ObjectiveText.of(config.goal.name).label}{floors} on {scored_on}",
-        "selected": f"the leading templates are compared in pairs on the {decide} images, and the {rule} is selected",
-        "words": "then other texts for the classes are tried" if config.searches_class_texts else "",
+        "selected": selected if selects else "",
+        "words": words if config.searches_class_texts else "",
         "tested": f"start, best, and the prompts for ImageNet on {test_images} test images" if test_images else "",
         "written to": f"{folder} ({FILE_NAME}, {PROGRAM_FILE}, report.html){resumed}",
     }
