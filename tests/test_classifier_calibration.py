@@ -471,3 +471,14 @@ def test_images_that_chose_the_template_are_noticed(
     state = json.loads((tmp_path / "best.json").read_text())
     state["clip"]["chosen_on"]["images"] = 5
     refused(base, state, tmp_path)
+
+
+def test_a_share_of_images_below_one_percent_is_not_reported(base: DemoTask, caplog: pytest.LogCaptureFixture) -> None:
+    program, keys = base.program.deepcopy(), [f"{number:x}" for number in range(1000)]
+    program.note_choice(keys[:1])
+    assert program.share_that_chose(keys[:101], "remedy") == 0.0
+    assert caplog.messages == []
+    assert program.share_that_chose(keys[:100], "remedy") == 1.0
+    assert caplog.messages == [
+        "about 1 % of the images chose the template, so its accuracy on them is too high; remedy"
+    ]

@@ -194,13 +194,14 @@ class LabeledPredictor(dspy.Predict):
     def share_that_chose(self, keys: Iterable[str], remedy: str) -> float:
         """Return the percentage of images with these hashes that chose the template, as far as that is known.
 
-        If there are some, log a warning that ends with the remedy.
+        If there are some, log a warning that ends with the remedy. Less than 1 % count as 0.
         """
         is_own = self._chosen_on.get("template") == self.signature.instructions
         share = 100.0 * share_inside(keys, self._chosen_on["images"]) if is_own else 0.0
-        if share:
-            fact = "about %.0f %% of the images chose the template, so its accuracy on them is too high; %s"
-            logger.warning(fact, share, remedy)
+        if share < 1.0:
+            return 0.0
+        fact = "about %.0f %% of the images chose the template, so its accuracy on them is too high; %s"
+        logger.warning(fact, share, remedy)
         return share
 
     def _set_calibration(self, calibration: Calibration | None, weights: Mapping[str, float]) -> None:

@@ -147,7 +147,8 @@ class CalibrationReport:
             is below 0.7, or less than half of the labeled images are answered.
         curve: coverage and accuracy in percent at falling thresholds.
         mean_cost: cost of an image without and with calibration, if costs were passed.
-        chose_template: share of images, in percent, of which it is known that a search chose the template on them.
+        chose_template: share of images, in percent, of which it is known that a search chose the template on them;
+            0 below 1 %.
         recalls: recall in percent without and with calibration of the classes with a floor.
     """
 
