@@ -94,3 +94,15 @@ def test_events_that_come_together_are_written_together(tmp_path: Path, monkeypa
     assert kinds.count("description") > 5
     assert kinds.count("prediction_changed") > 5
     assert len(synced) < len(kinds) - len(together) + 20
+
+
+def test_a_run_that_is_resumed_in_python_has_no_command_line(tmp_path: Path) -> None:
+    task = demo.load("pixel-animals", shots=1)
+    fixed: dict[str, Any] = {"proposer": "evolution", "prompts_per_step": 3, "log_dir": tmp_path}
+    IPO(steps=1, **fixed).compile(task.program, task.trainset)
+    with Journal(tmp_path) as journal:
+        journal.append({"event": "command", "data": "photos", "options": {"--seed": ["1"]}})
+    state = RunState(replay(tmp_path))
+    assert state.command is not None
+    IPO(steps=2, **fixed, observers=[state.fold]).compile(task.program, task.trainset)
+    assert state.command == RunState(replay(tmp_path)).command is None

@@ -263,8 +263,13 @@ def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_pat
     chosen_run(tmp_path, images=25, is_spread_known=False)
     options = {
         "--val": ["/home/ann/sets/val photos"],
-        "--test-data": ["../../ann/test"],
-        "--also": ["local-dir:/home/ann/my-clip"],
+        "--test-data": [r"C:\Users\ann\test"],
+        "--base": ["file:///home/ann/img"],
+        "--classes": ["../../ann/names.txt"],
+        "--candidates": ["sets/words.json"],
+        "--also": ["local-dir:/home/ann/my-clip", "ViT-B/16"],
+        "--prompt-model": ["transformers//home/ann/models/phi"],
+        "--description-model": ["openai/org/gpt-4o"],
         "--prompt-model-kwargs": ["api_base=http://evil"],
         "--ray": ["evil:6379"],
         "--evil": [],
@@ -273,11 +278,34 @@ def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_pat
     page = render_report(tmp_path)
     (command,) = [text for text in to_copy(page) if "--shots" in text]
     assert command == (
-        "ipo-dspy optimize sets/photos --val 'sets/val photos' --test-data ann/test --also my-clip "
-        "--model ViT-B-16-quickgelu --pretrained openai --shots all"
+        "ipo-dspy optimize photos --val 'val photos' --test-data test --base img --classes names.txt "
+        "--candidates sets/words.json --also my-clip --also ViT-B/16 --prompt-model transformers/phi "
+        "--description-model openai/org/gpt-4o --model ViT-B-16-quickgelu --pretrained openai --shots all"
     )
-    assert not [word for word in ("/home", "evil") if word in page]
+    assert not [word for word in ("home", "Users", "ann/", "evil") if word in page]
     assert "Settings of language models and of a cluster are not recorded" in page
+
+
+def test_advice_repeats_texts_with_slashes_as_they_are(tmp_path: Path) -> None:
+    chosen_run(tmp_path, images=25, is_spread_known=False)
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text().replace("ViT-B-16-quickgelu", "ViT-B/32"))
+    options = ["--template", "/ or a/../b <CLASS>.", "--task-description", "../x", "--min-recall", "a/../b=0.5"]
+    passed = {option: [value] for option, value in zip(options[::2], options[1::2], strict=True)}
+    add(tmp_path, "command", data="-photos", options=passed)
+    page = render_report(tmp_path)
+    (command,) = [text for text in to_copy(page) if "--shots" in text]
+    model = ["--model", "ViT-B/32", "--pretrained", "openai"]
+    assert shlex.split(command) == ["ipo-dspy", "optimize", "./-photos", *options, *model, "--shots", "all"]
+    assert about(page)["Model"] == "ViT-B/32, openai"
+
+
+@pytest.mark.parametrize("settings", ['"objective": 5', '"objective": ["a"]', '"min_recall": [1]', '"min_recall": "x"'])
+def test_advice_leaves_out_damaged_settings(settings: str, tmp_path: Path) -> None:
+    chosen_run(tmp_path, images=25, is_spread_known=False)
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text().replace('"settings": {', f'"settings": {{{settings}, '))
+    assert f"{OPTIMIZE} --shots all" in to_copy(render_report(tmp_path))
 
 
 def test_commands_accept_the_options_that_are_repeated() -> None:

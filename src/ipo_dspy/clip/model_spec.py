@@ -1,5 +1,6 @@
 """The CLIP model that a program names, before anything is loaded; needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -75,17 +76,27 @@ def local_files(spec: ModelSpec) -> str | None:
 
 
 def name_alone(name: str) -> str:
-    r"""Return the name of a model, or of a file or folder without the folders above it.
+    r"""Return the name of a model, or of its folder without the folders above it.
 
-    >>> name_alone("local-dir:/home/ann/my-clip"), name_alone("transformers:../my-clip"), name_alone("hf-hub:org/clip")
-    ('my-clip', 'my-clip', 'hf-hub:org/clip')
-    >>> name_alone("weights/clip.pt"), name_alone(r"C:\weights\clip.pt"), name_alone("laion2b_s34b_b79k")
-    ('clip.pt', 'clip.pt', 'laion2b_s34b_b79k')
+    >>> name_alone("local-dir:/home/ann/my-clip"), name_alone("transformers:../my-clip"), name_alone(r"C:\ann\my-clip")
+    ('my-clip', 'my-clip', 'my-clip')
+    >>> name_alone("hf-hub:org/clip"), name_alone("transformers:org/clip"), name_alone("ViT-B/32")
+    ('hf-hub:org/clip', 'transformers:org/clip', 'ViT-B/32')
     """
     place = name.removeprefix(LOCAL).removeprefix(TRANSFORMERS)
     path = PureWindowsPath(place)  # reads the slashes of all systems
-    is_published = name.startswith((HUB, TRANSFORMERS)) and not path.anchor and not place.startswith((".", "~"))
-    return name if is_published or name == path.name else path.name
+    is_path = name.startswith(LOCAL) or path.anchor or place.startswith((".", "~")) or "\\" in place
+    return path.name if is_path else name
+
+
+def names_alone(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of a recorded model and of its weights without folders; empty if there are none.
+
+    >>> names_alone({"model": "ViT-B/32", "pretrained": "weights/clip.pt", "dtype": "float32"})
+    {'model': 'ViT-B/32', 'pretrained': 'clip.pt'}
+    """
+    weights = PureWindowsPath(str(model.get("pretrained") or "")).name
+    return {"model": name_alone(str(model.get("model") or "")), "pretrained": weights}
 
 
 def resolve_model(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.model_spec import name_alone
+from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.errors import Hint, ModelError
 from ipo_dspy.export.weights import ClassWeights
 
@@ -100,7 +100,7 @@ def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Ten
         raise invalid("opset", f"a version with all operations of the {tower}", opset, hint)
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)  # paths of source files
     facts = weights.plain()
-    facts["model"] |= {key: name_alone(facts["model"][key]) for key in ("model", "pretrained")}
+    facts["model"] |= names_alone(facts["model"])
     program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     return program
 

@@ -8,7 +8,7 @@ from typing import Any
 from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy._internal.untrusted import printable
-from ipo_dspy.clip.model_spec import name_alone
+from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.report import summary
 from ipo_dspy.report.command_lines import command_line
 from ipo_dspy.run.state import RunState, SearchState
@@ -36,13 +36,8 @@ def facts(run: RunState, folder: Path) -> list[tuple[str, str]]:
     rows = [("Data", data_name(run)), ("Run folder", printable(folder.absolute().name))]
     for search in run.searches.values():
         part = f" of {search.predictor}" if len(run.searches) > 1 else ""
-        model = search.setup["model"]
-        rows.append(
-            (
-                f"Model{part}",
-                ", ".join(name_alone(str(model[key])) for key in ("model", "pretrained") if model.get(key)),
-            )
-        )
+        names = filter(None, names_alone(search.setup["model"]).values())
+        rows.append((f"Model{part}", ", ".join(names)))
         rows += ((f"{_ROLES[split]}{part}", text) for split, text in _images(search))
     if run.started:
         versions = run.started["versions"]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from ipo_dspy.clip.model_spec import name_alone
+from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.report import choice, summary
 from ipo_dspy.report.about import Command, saved_program
 from ipo_dspy.report.command_lines import GOAL, command_line, data_of
@@ -73,5 +73,5 @@ def _for_classes(run: RunState, search: SearchState, folder: Path, *, below: flo
 
 def _optimize(run: RunState, search: SearchState, replaced: Mapping[str, str], omitted: Collection[str] = ()) -> str:
     """Return the command that searches the same data, with the model of the run unless it is replaced."""
-    model = {f"--{key}": name_alone(str(search.setup["model"].get(key) or "")) for key in ("model", "pretrained")}
+    model = {f"--{key}": name for key, name in names_alone(search.setup["model"]).items()}
     return command_line(run, "optimize", data_of(run), replaced={**model, **replaced}, omitted=omitted)

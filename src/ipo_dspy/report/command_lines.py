@@ -1,11 +1,13 @@
 """Command lines to copy, with the options that the run used and that the command accepts."""
 
+import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
-from pathlib import PurePath
+from pathlib import PureWindowsPath
 from types import MappingProxyType
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.run.state import RunState
 
@@ -44,7 +46,7 @@ def command_line(
     Args:
         run: its options are taken over, as far as the command accepts them.
         command: name of the command.
-        arguments: what stands before the options.
+        arguments: the files and folders before the options.
         replaced: options with a value of their own, and those that the run did not have; empty ones are left out.
         omitted: options of the run that are left out.
     """
@@ -53,29 +55,32 @@ def command_line(
     options |= {option: [value] for option, value in replaced.items() if value}
     parts = [[option, value] for option, values in options.items() for value in values]
     flags = [option for option, values in options.items() if not values]
-    return shlex.join(["ipo-dspy", command, *arguments, *flags, *chain.from_iterable(parts)])
+    files = [f"./{file}" if file.startswith("-") else file for file in arguments]
+    return shlex.join(["ipo-dspy", command, *files, *flags, *chain.from_iterable(parts)])
 
 
 def data_of(run: RunState) -> str:
     """Return the data of the run for commands; `photos` if its name is unknown."""
     if run.command is not None:
-        return _shown(run.command["data"])
+        return _path(run.command["data"]) or "photos"
     return next((search.setup.get("data_name") for search in run.searches.values()), "") or "photos"
 
 
 def _options(run: RunState) -> Mapping[str, Sequence[str]]:
     """Return the options of a run with their values; of a run in Python or of an older one, those that are known."""
     if run.command is not None:
-        shown = {"--also": name_alone}
         passed = run.command["options"].items()
-        return {option: [shown.get(option, _shown)(value) for value in values] for option, values in passed}
+        return {option: [_SHOWN.get(option, str)(value) for value in values] for option, values in passed}
     search, settings = next(iter(run.searches.values())), run.settings
     measured = [evaluation.get("measures", {}) for evaluation in search.evaluations.values()]
+    goal, floors = settings.get("objective"), settings.get("min_recall")
     known: dict[str, list[str]] = {
         "--class-texts": ["texts.json"] * bool(search.setup.get("class_texts")),
-        "--objective": [settings["objective"]] if settings.get("objective") else [],
+        "--objective": [goal] if goal and isinstance(goal, str) else [],
         "--costs": ["costs.json"] * bool(settings.get("costs")),
-        "--min-recall": [f"{name}={floor}" for name, floor in (settings.get("min_recall") or {}).items()],
+        "--min-recall": (
+            [f"{name}={floor}" for name, floor in floors.items()] if has_type(floors, dict[str, float]) else []
+        ),
     }
     several: dict[str, list[str]] = (
         {"--multi-label": []} if any("mean_average_precision" in measures for measures in measured) else {}
@@ -83,7 +88,22 @@ def _options(run: RunState) -> Mapping[str, Sequence[str]]:
     return several | {option: values for option, values in known.items() if values}
 
 
-def _shown(value: str) -> str:
-    """Return a value; a path that might show where a user's files are is its folder and name."""
-    path = PurePath(value)
-    return PurePath(*path.parts[-2:]).as_posix() if path.is_absolute() or ".." in path.parts else value
+def _path(value: str) -> str:
+    """Return a path; its last part alone if the path might show where a user's files are."""
+    path = PureWindowsPath(value)  # reads the slashes of all systems
+    is_below = not path.anchor and ".." not in path.parts and not value.lower().startswith(("~", "file:"))
+    return value if is_below else path.name
+
+
+def _language_model(name: str) -> str:
+    """Return the name of a language model; of one in a folder, its provider and the folder's name."""
+    return re.sub(r"\A([\w-]+/|)(.*)", lambda match: match[1] + name_alone(match[2]), name, flags=re.DOTALL)
+
+
+_PATHS = ("--val", "--test-data", "--base", "--classes", "--class-texts", "--costs", "--candidates")
+_SHOWN: Mapping[str, Callable[[str], str]] = {
+    **dict.fromkeys(_PATHS, _path),
+    **dict.fromkeys(("--prompt-model", "--description-model"), _language_model),
+    "--also": name_alone,
+}
+"""How values are shown, by option; others as they are."""

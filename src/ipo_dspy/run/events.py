@@ -418,7 +418,8 @@ class EmbeddingMapEvent(ImageSetFields):
 class CommandEvent(TypedDict):
     """The command line of a session: its data, and the options that were passed, with the values of each.
 
-    A flag has no value. Folders of runs, addresses, and settings of language models are left out.
+    A flag has no value. Folders of runs, clusters, and settings of language models are left out; credentials in
+    addresses are masked.
     """
 
     event: Literal["command"]

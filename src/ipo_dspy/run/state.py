@@ -278,7 +278,7 @@ class RunState:
             self.started, self.settings = event, {**event["settings"], "seed": event["seed"]}
         elif event["event"] == "run_resumed":
             self.settings |= {name: values[-1] for name, values in event["changed"].items() if values}
-            self.finished = None
+            self.finished = self.command = None
             for search in self.searches.values():
                 search.clear_outcome()
         elif event["event"] == "command":

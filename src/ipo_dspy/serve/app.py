@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ipo_dspy import __version__
-from ipo_dspy.clip.model_spec import name_alone
+from ipo_dspy.clip.model_spec import name_alone, names_alone
 from ipo_dspy.decisions import Question, answer_questions, find_image, parse_question
 from ipo_dspy.errors import DataError, ImageError, InputError
 from ipo_dspy.serve.batches import Features, ImageEncoder
@@ -126,7 +126,7 @@ def create_app(classifier: "ClipClassifier", *, limits: Limits | None = None, to
         """Return the template, the classes, the model, and the score below which an image is unknown."""
         weights = service.weights
         program = {"template": "\n".join(weights.template), "classes": list(weights.labels)}
-        model = {name: name_alone(weights.model[name]) for name in ("model", "pretrained", "fingerprint")}
+        model = {**names_alone(weights.model), "fingerprint": weights.model["fingerprint"]}
         limit = {"threshold": weights.threshold, "threshold_score": weights.threshold_score}
         return JSONResponse({**program, **model, **limit})
 
