@@ -300,11 +300,24 @@ def test_advice_repeats_texts_with_slashes_as_they_are(tmp_path: Path) -> None:
     assert about(page)["Model"] == "ViT-B/32, openai"
 
 
-@pytest.mark.parametrize("settings", ['"objective": 5', '"objective": ["a"]', '"min_recall": [1]', '"min_recall": "x"'])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '"objective": 5',
+        '"objective": ["a"]',
+        '"min_recall": [1]',
+        '"min_recall": "x"',
+        '"min_recall": {"owl": "x"}',
+        '"min_recall": {"owl": 1e400}',
+    ],
+)
 def test_advice_leaves_out_damaged_settings(settings: str, tmp_path: Path) -> None:
     chosen_run(tmp_path, images=25, is_spread_known=False)
     file = tmp_path / FILE_NAME
     file.write_text(file.read_text().replace('"settings": {', f'"settings": {{{settings}, '))
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={"owl": [0, 6]})
     assert f"{OPTIMIZE} --shots all" in to_copy(render_report(tmp_path))
 
 

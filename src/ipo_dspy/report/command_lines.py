@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import PureWindowsPath
 from types import MappingProxyType
 
-from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.run.state import RunState
 
@@ -73,14 +72,12 @@ def _options(run: RunState) -> Mapping[str, Sequence[str]]:
         return {option: [_SHOWN.get(option, str)(value) for value in values] for option, values in passed}
     search, settings = next(iter(run.searches.values())), run.settings
     measured = [evaluation.get("measures", {}) for evaluation in search.evaluations.values()]
-    goal, floors = settings.get("objective"), settings.get("min_recall")
+    goal = settings.get("objective")
     known: dict[str, list[str]] = {
         "--class-texts": ["texts.json"] * bool(search.setup.get("class_texts")),
         "--objective": [goal] if goal and isinstance(goal, str) else [],
         "--costs": ["costs.json"] * bool(settings.get("costs")),
-        "--min-recall": (
-            [f"{name}={floor}" for name, floor in floors.items()] if has_type(floors, dict[str, float]) else []
-        ),
+        "--min-recall": [f"{name}={floor}" for name, floor in run.min_recall.items()],
     }
     several: dict[str, list[str]] = (
         {"--multi-label": []} if any("mean_average_precision" in measures for measures in measured) else {}
@@ -106,4 +103,4 @@ _SHOWN: Mapping[str, Callable[[str], str]] = {
     **dict.fromkeys(("--prompt-model", "--description-model"), _language_model),
     "--also": name_alone,
 }
-"""How values are shown, by option; others as they are."""
+"""The functions that shorten the values of options; others are shown as they are."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+from ipo_dspy._internal.json_input import has_type
 from ipo_dspy.errors import InputError, JournalError
 from ipo_dspy.history import History, Trial
 from ipo_dspy.run.budget import LMResponse, Usage
 from ipo_dspy.run.events import (
+    LARGEST,
     TRANSIENT,
     ClassTextsEvent,
     CommandEvent,
@@ -256,6 +258,12 @@ class RunState:
         """True if the run has a trial or a response beyond connectivity checks; until then settings may change."""
         tried = any(search.history for search in self.searches.values())
         return tried or any(not request.startswith("greet ") for _, request in self.responses)  # kept: in journals
+
+    @property
+    def min_recall(self) -> dict[str, float]:
+        """Floors of recall by class; empty if there are none, or if the journal is damaged."""
+        floors: Any = self.settings.get("min_recall")
+        return floors if has_type(floors, dict[str, float], largest=LARGEST) else {}
 
     def search(self, predictor: str) -> SearchState:
         """Return the state of a classifier's search, which may not have begun."""
