@@ -59,7 +59,7 @@ def test_better_than_the_start_template_only_beyond_chance(fields: dict[str, flo
         (4.8, 2.5, 100, "cannot be told apart from {}: +4.8 points, standard error 2.5"),
         (-4.8, 2.5, 100, "cannot be told apart from {}: -4.8 points, standard error 2.5"),
         (-5.0, 2.5, 100, "clearly worse than {}: -5.0 points, standard error 2.5"),
-        (-10.0, 0.0, 3, "cannot be told apart from {}: -10.0 points, standard error 0.0"),
+        (-10.0, 0.0, 3, "cannot be told apart from {}: the difference is the same on all 3 images"),
         (50.0, 1e9, 1, "cannot be told apart from {}: one image gives no standard error"),
     ],
 )
@@ -151,6 +151,8 @@ def test_words_say_what_was_compared_and_on_which_images() -> None:
         "1 label changed: corn cob as maize + corn (0 to 13 of 16 recognized). Together +2.0 points, standard error "
         f"0.5, on training images, which decided. Compared were {alternatives}"
     )
+    change |= {"recognized": [0, 0], "loss": 0.0123}
+    assert "maize + corn (0 to 0 of 16 recognized, loss lower by 0.012)" in choice_sentences.words(found)
     assert choice_sentences.words({**found, "changes": []}) == (
         f"no label changed: of {alternatives}, none is better beyond chance"
     )

@@ -86,6 +86,8 @@ def against_imagenet(
         return f"the same template as {best}"
     if images == 1:
         return f"cannot be told apart from {best}: one image gives no standard error"
+    if error == 0:
+        return f"cannot be told apart from {best}: the difference is the same on all {images:,} images"
     verdict = _verdict(gain, error)
     remedy = (
         f"; start from it: --initial-template {shlex.quote(template)}" if verdict.startswith("clearly worse") else ""
@@ -181,7 +183,9 @@ def words(found: ClassTextsFields) -> str:
 
 def _changed(change: ClassTextChangeFields) -> str:
     before, after = change["recognized"]
-    return f"{change['label']} as {' + '.join(change['after'])} ({before} to {after} of {change['images']} recognized)"
+    loss = f", loss lower by {change['loss']:.2g}" if before == after else ""
+    words = " + ".join(change["after"])
+    return f"{change['label']} as {words} ({before} to {after} of {change['images']} recognized{loss})"
 
 
 def _verdict(gain: float, error: float) -> str:
