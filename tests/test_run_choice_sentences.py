@@ -136,6 +136,10 @@ def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known
     assert text is None if part is None else part in (text or "")
 
 
+def test_a_search_for_words_alone_keeps_the_template_without_comparison() -> None:
+    assert choice_sentences.against_start(choice(compared=1), is_start=True) == "no other template was tried"
+
+
 def test_words_say_what_was_compared_and_on_which_images() -> None:
     change: Any = {
         "label": "corn cob", "before": ["corn cob"], "after": ["maize", "corn"], "recognized": [0, 13], "round": 1,

@@ -36,6 +36,8 @@ def expectation(choice: ChoiceFields, selected_on: str) -> str:
 
 def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
     """Return a sentence on the gain over the start template; it claims one only if chance does not explain it."""
+    if is_start and choice["compared"] == 1:
+        return "no other template was tried"
     if is_start:
         return "no template is clearly better than the start template, which is kept"
     if choice["images"] == 1:
