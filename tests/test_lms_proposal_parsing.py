@@ -348,6 +348,7 @@ def test_no_text_raises_or_yields_a_template_with_markup(answer: str, cut: bool)
             assert not re.search(r"[<>|`{}\\*]|__|&lt;|^(?:[-#>]\s|\d+[.)]\s)", text.replace("<CLASS>", "x")), text
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "piece",
     ["[", "[[", '["', '[{"', "{", '"', "|", "| <CLASS> |\n", "a <CLASS>\n", "<CLASS> ", "'<CLASS>", "**<CLASS>", "(1) ",

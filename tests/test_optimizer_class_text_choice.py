@@ -56,6 +56,7 @@ def accepted(outcomes: Floats, least_correct: torch.Tensor | None = None) -> int
 
 
 @pytest.mark.end_to_end
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("images", [40, 160, 400])
 @pytest.mark.parametrize("shared", [0.0, 1.0, 3.0])
 def test_texts_without_effect_are_rarely_accepted(images: int, shared: float) -> None:
@@ -65,10 +66,12 @@ def test_texts_without_effect_are_rarely_accepted(images: int, shared: float) ->
 
 
 @pytest.mark.end_to_end
+@pytest.mark.end_to_end
 def test_the_best_of_many_texts_without_effect_is_rarely_accepted() -> None:
     assert sum(accepted(table(seed, 160, np.zeros(401))) > 0 for seed in range(100)) <= 9
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("images", [40, 160])
 def test_variants_of_the_best_text_are_accepted_more_often(images: int) -> None:
     """Who sees how texts did on all images, as a language model does, learns what they have in common by chance."""
@@ -88,6 +91,7 @@ def test_variants_of_the_best_text_are_accepted_more_often(images: int) -> None:
     assert changed <= 0.35 * runs
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("texts", "effect", "share"), [(18, 4.0, 0.9), (18, 2.0, 0.5), (401, 4.0, 0.8)])
 def test_a_text_with_an_effect_is_accepted(texts: int, effect: float, share: float) -> None:
     effects = np.zeros(texts)
