@@ -9,7 +9,8 @@ does not change as much.
 Then the words of the bundled tasks are searched with the recorded answers of a language model that saw nothing but the
 requests (tests/conversations, `demo-vit`, 16 images a class, seeds 1 to 3, starting from the template that the embedded
 search found in 40 steps). Test accuracy of the base classes in percent with the template alone, and with the words; the
-gain in points with its paired standard error.
+gain in points with its paired standard error. The last columns count accepted changes, and those of them that do harm
+on test images.
 """
 
 import itertools
@@ -34,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.conversations import WORD_SEEDS, WORDS, Recorded, search_words
 
 IMAGES, CLASSES, SCALE = 10_000, 10, 100.0
+HARMS = ("changes", "lower test accuracy", "raise test loss")
+"""Accepted changes, and those of them that do harm on test images, after the changes before them."""
 WIDTHS = (128, 512)
 """Width of the features of the bundled `demo-vit`, and of ViT-B."""
 
@@ -73,26 +76,51 @@ def run(size: Size, seed: int) -> None:
     rates = ("candidates a second", "by processor time", "all classes again", "times faster")
     table(("width", *rates, "loss differs by", "counts differ by"), (rate(width, size, seed) for width in WIDTHS))
     print()
-    columns = ("task", "seed", "template alone", "with words", "gain", "error", "labels changed", "requests")
+    columns = ("task", "seed", "template alone", "with words", "gain", "error", "labels changed", "requests", *HARMS)
     table(columns, itertools.chain.from_iterable(map(words, demo.names())))
 
 
 def words(name: str) -> Iterator[tuple[str, ...]]:
     """Yield a line for each seed of a task, and their mean."""
-    rows = []
+    rows, harms = [], []
     for seed in WORD_SEEDS:
         with Recorded(WORDS) as server:
             task, best = search_words(server, name, seed)
         if server.unseen:
             raise SystemExit(f"a request changed; python scripts/record_conversation.py {WORDS} --model NAME")
         tested = encode_examples(best, task.testset).scorer
-        variants = [(best.template, program.texts_of(task.classes)) for program in (task.program, best)]
+        texts = {label: (label,) for label in task.classes}
+        variants = [(best.template, tuple(texts.values()))]
+        changes = best.detailed_results.searches[0].class_texts.changes
+        for change in changes:
+            texts[change.label] = change.after
+            variants.append((best.template, tuple(texts.values())))
         compared = Comparison(tested.tally_variants(variants))  # type: ignore[attr-defined]
-        gain, error, *_ = compared.difference(1, 0)
-        changed = {change.label for change in best.detailed_results.searches[0].class_texts.changes}
-        rows.append((*compared.accuracy.tolist(), gain, error))
+        gain, error, *_ = compared.difference(-1, 0)
+        changed = {change.label for change in changes}
+        steps = [compared.difference(k + 1, k) for k in range(len(changes))]
+        harmful = [sum(step[0] < -1e-9 for step in steps), sum(step[2] < 0 for step in steps)]
+        rows.append((*compared.accuracy[[0, -1]].tolist(), gain, error))
+        harms.append([len(changes), *harmful])
         shown = (f"{value:.1f}" for value in rows[-1])
-        yield name, f"{seed}", *shown, ", ".join(sorted(changed)) or "none", f"{best.detailed_results.calls - 1}"
+        yield (
+            name,
+            f"{seed}",
+            *shown,
+            ", ".join(sorted(changed)) or "none",
+            f"{best.detailed_results.calls - 1}",
+            *map(str, harms[-1]),
+        )
     before, after, gain, error = (statistics.fmean(column) for column in zip(*rows, strict=True))
     error = math.sqrt(sum(row[3] ** 2 for row in rows)) / len(rows)
-    yield name, "mean", f"{before:.1f}", f"{after:.1f}", f"{gain:+.1f}", f"{error:.1f}", "", ""
+    yield (
+        name,
+        "mean",
+        f"{before:.1f}",
+        f"{after:.1f}",
+        f"{gain:+.1f}",
+        f"{error:.1f}",
+        "",
+        "",
+        *(f"{sum(column)}" for column in zip(*harms, strict=True)),
+    )

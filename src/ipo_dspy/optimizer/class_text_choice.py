@@ -3,7 +3,8 @@
 The best of many texts on few images looks better than it is. So the images are divided into folds, and each fold judges
 the texts that all other folds choose: however many texts there are, a gain is one on images that did not choose, and a
 paired test of it accepts the texts that all images choose (cross-validation of a choice; Stone, Cross-Validatory Choice
-and Assessment of Statistical Predictions, Journal of the Royal Statistical Society B 36, 1974).
+and Assessment of Statistical Predictions, Journal of the Royal Statistical Society B 36, 1974). That holds for given
+texts. A language model sees how its texts did on all images, so variations of the best ones have an advantage.
 
 Letters: C classes, M texts, the present ones first, F folds.
 """
