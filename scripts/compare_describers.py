@@ -1,6 +1,6 @@
 """Compare rankings of phrases by how well they predict what helps. Prints the table.
 
-For each bundled task every phrase of the bank is (a) ranked from 3 images a class by several measures of how well it
+For each bundled task every phrase of the bank is (a) ranked from 3 images per class by several measures of how well it
 fits them, and (b) tried as a template on the same images. Printed: Spearman's rank correlation of (a) with the
 negative loss of (b), and the mean accuracy of the eight phrases that rank first.
 """

@@ -97,12 +97,12 @@ def ipo_lm(student: ClipClassifier, setting: Setting) -> Any:
 
 
 def ipo_evolution(student: ClipClassifier, setting: Setting) -> Any:
-    """IPO with the embedded proposer, without descriptions."""
+    """IPO with the built-in proposer, without descriptions."""
     return build_ipo(setting, proposer="evolution", describer=None).compile(student, setting.trainset)
 
 
 def ipo_described(student: ClipClassifier, setting: Setting) -> Any:
-    """IPO as it is without a language model: the embedded proposer and CLIP's descriptions."""
+    """IPO as it is without a language model: the built-in proposer and CLIP's descriptions."""
     return build_ipo(setting, proposer="evolution").compile(student, setting.trainset)
 
 
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(demo.names()))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--shots", type=int, default=4, help="training images a class")
+    parser.add_argument("--shots", type=int, default=4, help="training images per class")
     parser.add_argument("--budget", type=int, default=4_100, help="single-image evaluations")
     parser.add_argument("--lm", help="a LiteLLM name; without it the stand-in answers")
     parser.add_argument("--verbose", action="store_true", help="print every run as it ends")

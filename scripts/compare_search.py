@@ -1,4 +1,4 @@
-"""Is the embedded search a search? Evolution against random captions from the same bank, at the same budget.
+"""Is the built-in search a search? Evolution against random captions from the same bank, at the same budget.
 
 `python scripts/compare_search.py` prints the table of docs/experiments.md: accuracy in percent on the training images
 after 10 steps and at the end, and on the test images of base and novel classes, averaged over tasks and seeds.

@@ -14,7 +14,7 @@ from pathlib import Path
 from ipo_dspy.bench.result_rows import Row, read_rows
 from ipo_dspy.run.journal import replay
 
-COLUMNS = ("images a class", "in total", "expected gain", "base", "novel", "probe, base", "possibly best")
+COLUMNS = ("images per class", "in total", "expected gain", "base", "novel", "probe, base", "possibly best")
 
 
 def measured(folder: Path) -> Iterator[tuple[int, tuple[float, ...]]]:

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def task(request: pytest.FixtureRequest) -> "DemoTask":
-    """A bundled task with `SHOTS` images a class, a constant of the test's module, or one."""
+    """A bundled task with `SHOTS` images per class, a constant of the test's module, or one."""
     from ipo_dspy import demo
 
     return demo.load("pixel-animals", shots=getattr(request.module, "SHOTS", 1))

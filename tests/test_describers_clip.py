@@ -1,4 +1,4 @@
-"""The embedded describer on the bundled CLIP."""
+"""The built-in describer on the bundled CLIP."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_descriptions_are_phrases_of_the_bank_without_class_names() -> None:
     known = {phrase.text for phrase in BANK}
     assert len(described.texts) == len(images)
     descriptions = [text for text in described.texts if text]
-    assert len(descriptions) == describer.max_classes  # one image a class here; the classes beyond go without
+    assert len(descriptions) == describer.max_classes  # one image per class here; the classes beyond go without
     assert all(set(text.split(", ")) <= known for text in descriptions)
     assert all(len(text.split(", ")) <= describer.per_image for text in described.texts)
     assert described.guessed

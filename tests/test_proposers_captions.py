@@ -1,4 +1,4 @@
-"""The captions of the embedded proposer are English, and none contradicts or repeats itself."""
+"""The captions of the built-in proposer are English, and none contradicts or repeats itself."""
 
 import re
 from collections.abc import Iterator

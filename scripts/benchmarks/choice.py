@@ -1,6 +1,6 @@
 """Selection after the search
 
-The same search with each rule of selection, on the bundled tasks with `demo-vit`, the embedded proposer, and 40 steps.
+The same search with each rule of selection, on the bundled tasks with `demo-vit`, the built-in proposer, and 40 steps.
 Accuracy in percent, means over tasks and seeds: train is that on the training images, expected is what the run reports
 for new images, base and novel are measured on test images. Differences have their standard errors over tasks and seeds
 in brackets; H - best is the difference to the most accurate template of the same run. Time is the share of the run

@@ -1,7 +1,7 @@
 """Expected accuracies against a known truth
 
 The templates of a search are scored on all test images of a bundled task, and their accuracies there are taken as the
-truth. Then some images a class are drawn from them, templates are chosen on these, and the accuracy to expect is
+truth. Then some images per class are drawn from them, templates are chosen on these, and the accuracy to expect is
 compared with the truth. Optimism is in points; the share is that of intervals that hold the truth.
 """
 
@@ -90,5 +90,5 @@ def run(size: Size, seed: int) -> None:
                     f"{share:.0%}",
                 )
             )
-    table(("images a class", "rule", "true optimism", "estimated", "intervals that hold"), lines)
+    table(("images per class", "rule", "true optimism", "estimated", "intervals that hold"), lines)
     print(f"\nShare of the variance of outcomes within classes: {statistics.fmean(within):.2f}")

@@ -7,7 +7,7 @@ Rates are medians, in turn in one process; the rate of one core is by the time o
 does not change as much.
 
 Then the words of the bundled tasks are searched with the recorded answers of a language model that saw nothing but the
-requests (tests/conversations, `demo-vit`, 16 images a class, seeds 1 to 3, starting from the template that the embedded
+requests (tests/conversations, `demo-vit`, 16 images per class, seeds 1 to 3, starting from the template that the built-in
 search found in 40 steps). Test accuracy of the base classes in percent with the template alone, and with the words; the
 gain in points with its paired standard error. The last columns count accepted changes, and those of them that do harm
 on test images.

@@ -1,6 +1,6 @@
 """Templates under another model
 
-Templates of 20 steps of the embedded search, 16 images a class, found with one bundled model or with both
+Templates of 20 steps of the built-in search, 16 images per class, found with one bundled model or with both
 (`also`, the mean of their accuracies), and scored with each. Accuracy in percent on test images, means over the bundled
 tasks and seeds.
 """

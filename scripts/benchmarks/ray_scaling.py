@@ -193,7 +193,7 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
         (f"a step on {CORES:,} processors, seconds", f"{step * 3600 / CORES + answer:,.0f}", ""),
         (f"{STEPS} steps, processor hours", f"{STEPS * step:,.0f}", f"{STEPS * step * PRICE:,.0f} USD"),
     ]
-    print(f"A billion images, on paper: {TEMPLATES} templates a step, {CLASSES:,} classes; {PRICE} USD an hour.\n")
+    print(f"A billion images, on paper: {TEMPLATES} templates per step, {CLASSES:,} classes; {PRICE} USD an hour.\n")
     table(("", "", ""), lines)
 
 

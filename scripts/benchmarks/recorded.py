@@ -1,7 +1,7 @@
 """A language model in the loop, recorded
 
 Searches with the recorded answers of a strong language model that saw nothing but the requests (tests/conversations,
-16 images a class, 8 steps of 8 templates), next to the embedded search with as many steps and with five times as many
+16 images per class, 8 steps of 8 templates), next to the built-in search with as many steps and with five times as many
 (mean over seeds 0 to 2 on the same images). Accuracy in percent: the best training accuracy after 1, 2, 4 and 8 steps,
 and test accuracy of the selected template.
 """
@@ -47,7 +47,7 @@ def run(size: Size, seed: int) -> None:
             raise SystemExit(f"{name}: a request changed; python scripts/record_conversation.py {name} --model NAME")
         ways = {"recorded language model": [figures(best, novel, base)]}
         for steps in (STEPS, 5 * STEPS):
-            ways[f"embedded, {steps} steps"] = [
+            ways[f"built-in, {steps} steps"] = [
                 figures(
                     IPO(proposer="evolution", steps=steps, seed=number, progress=False).compile(
                         base.program, base.trainset

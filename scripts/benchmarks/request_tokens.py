@@ -1,7 +1,7 @@
 """Requests to a language model
 
 Prompt tokens of the requests for eight templates, by default and in the form of the paper (`PaperAdapter`), with the
-same 25 classes, 36 descriptions by CLIP, and trials of a search with the embedded proposer (16 images a class).
+same 25 classes, 36 descriptions by CLIP, and trials of a search with the built-in proposer (16 images per class).
 Tokens are estimated as in `IPO.estimate`: one for four Latin letters. Later requests are the mean of steps 2 to 8.
 """
 

@@ -1,6 +1,6 @@
 """Serving over HTTP
 
-Images per second of `ipo-dspy serve`, with one image a request and distinct images, compared with a loop over full
+Images per second of `ipo-dspy serve`, with one image per request and distinct images, compared with a loop over full
 batches in one process. The load generator is wrk; it shares the cores with the server. At half load its 64 connections
 pause at random, so that half of the requests per second are sent. Times are those of the clients.
 """

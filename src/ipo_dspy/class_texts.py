@@ -107,7 +107,7 @@ def load_class_texts(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]
 
     Args:
         path: JSON with a text or a list of texts for each label (the form of CuPL and CLIP_benchmark), or CSV with the
-            columns `label` and `text`, one text a row.
+            columns `label` and `text`, one text per row.
 
     Raises:
         DataError: the file cannot be read, or has another form; texts are checked when they are used.

@@ -62,7 +62,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Read a template from text, one prompt a line; blank lines are dropped.
+        """Read a template from text, one prompt per line; blank lines are dropped.
 
         Raises:
             TemplateError: not a string, empty, a line without `<CLASS>`, control characters, too many lines or

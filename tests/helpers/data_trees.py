@@ -45,7 +45,7 @@ def plant_split(
 
 
 def plant_dtd(root: Path, sizes: Mapping[str, int] | None = None, *, missing: Iterable[str] = ()) -> Path:
-    """DTD with a few classes: `sizes` for training, half of it for validation, three test images a class."""
+    """DTD with a few classes: `sizes` for training, half of it for validation, three test images per class."""
     sizes = sizes or {"banded": 8, "blotchy": 8, "braided": 8, "bubbly": 8, "bumpy": 8}
     parts = {
         "train": rows(sizes),

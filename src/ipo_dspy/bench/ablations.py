@@ -56,7 +56,7 @@ def ablation(name: str, grid: Grid, models: Mapping[str, Sequence[str]]) -> Grid
         raise InputError(f"unknown ablation {name!r}; known: {', '.join(ABLATIONS)}")
     variants = ABLATIONS[name]
     if name == "history" and not grid.settings.lm:
-        # Otherwise the embedded proposer uses all trials; here it sees the shown history, as a language model does.
+        # Otherwise the built-in proposer uses all trials; here it sees the shown history, as a language model does.
         variants = {size: {**changed, "history_only": True} for size, changed in variants.items()}
     elif name in ROLES:
         if not models.get(name):

@@ -24,8 +24,8 @@ class Settings:
             DSPy's optimizers: as many single-image evaluations as IPO makes.
         descriptions: whether IPO's proposer receives descriptions of training images.
         feedback: the scores that the proposer sees.
-        history_only: the embedded proposer sees the shown history only, as a language model does, instead of all.
-        lm, vlm: names of the proposer and describer models; the embedded ones are used without them.
+        history_only: the built-in proposer sees the shown history only, as a language model does, instead of all.
+        lm, vlm: names of the proposer and describer models; the built-in ones are used without them.
         lm_kwargs, vlm_kwargs: settings of these models.
         request_mode: how templates are requested from `lm`, see `LMProposer`.
         arguments: hyper-parameters by method that override those of its paper; `METHOD@DATASET` for one data set.

@@ -34,8 +34,8 @@ class DemoTask:
         name: name of the task, as passed to `load`.
         description: what the pictures show, in a sentence.
         program: a fresh classifier with a bundled model and the template `a photo of a <CLASS>.`
-        trainset: a few images a class.
-        valset: at most four images a class, drawn after the train images.
+        trainset: a few images per class.
+        valset: at most four images per class, drawn after the train images.
         testset: all test images of the classes.
         classes: class names in label index order.
     """
@@ -59,7 +59,7 @@ def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", m
 
     Args:
         name: one of `names()`.
-        shots: training images a class; the validation set has at most four.
+        shots: training images per class; the validation set has at most four.
         seed: seed of the draw.
         classes: the base half of the classes (templates are optimized there), the novel half, or all.
         model: model of the program: `demo`, or `demo-vit` with a vision transformer.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def write_csv(weights: "ClassWeights", backbone: "Backbone", path: Path) -> None:
-    """Write the columns `label` and `prompt` in UTF-8, one prompt a row; cells are written as they are.
+    """Write the columns `label` and `prompt` in UTF-8, one prompt per row; cells are written as they are.
 
     Raises:
         OSError: the file cannot be written.

@@ -77,7 +77,7 @@ class IPO(Teleprompter):
             with the lowest loss; with another objective than accuracy, than those of the best one. For the loss, 3 %
             each if that is more, unless the loss is the objective.
         polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
-            rewordings to a language model, or synonyms in the embedded search. They are scored and selected like all
+            rewordings to a language model, or synonyms in the built-in search. They are scored and selected like all
             others.
         images_in_request: maximum number of training images in each request for templates: those that the best template
             so far gets most confidently wrong, at most one per class and 512 pixels wide or high. They are sent to the
