@@ -212,7 +212,7 @@ def test_rows_of_other_code_are_not_used_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("ipo_dspy.bench.cells.code_digest", lambda: "of other code")
     second = run(tmp_path, few, audience=listening)
     assert len(listening.begun) == 2
-    assert listening.said == ["measured with other code, device, or data, so measured again: 2 cells"]
+    assert listening.said == ["measured again, because code, device or data has changed: 2 cells"]
     assert first.rows.keys().isdisjoint(second.rows)
     assert {row.decisive["code"] for row in second.rows.values()} == {"of other code"}
     assert {row.decisive["device"] for row in first.rows.values()} == {resolve_device("auto").type}

@@ -461,10 +461,13 @@ def test_images_that_chose_the_template_are_noticed(
         evaluate(loaded, base.valset, templates=[TEMPLATE])
         assert not caplog.records
         evaluate(loaded, base.valset)
-        assert "100 % of the images chose the template, so its accuracy on them is too high; evaluate" in caplog.text
+        assert (
+            "100 % of the images were used to choose the template, so its accuracy on them is too high; evaluate"
+            in caplog.text
+        )
         caplog.clear()
         assert share(loaded, base.trainset) == share(loaded, base.valset) == 100
-    assert "100 % of the images chose the template" in caplog.text
+    assert "100 % of the images were used to choose the template" in caplog.text
     assert share(best, [*base.trainset, *base.testset[: len(base.trainset)]]) == pytest.approx(50, abs=20)
     loaded.template = "art of a <CLASS>."
     assert share(loaded, base.trainset) == 0
@@ -480,5 +483,5 @@ def test_a_share_of_images_below_one_percent_is_not_reported(base: DemoTask, cap
     assert caplog.messages == []
     assert program.share_that_chose(keys[:100], "remedy") == 1.0
     assert caplog.messages == [
-        "about 1 % of the images chose the template, so its accuracy on them is too high; remedy"
+        "about 1 % of the images were used to choose the template, so its accuracy on them is too high; remedy"
     ]

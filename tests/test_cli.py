@@ -213,7 +213,7 @@ def test_the_choice_is_printed_as_plain_values(
         assert (settings["choose"], settings["tolerance"], settings["ensemble"]) == wanted
     assert choices["plainest"]["choice"]["tied"] > choices["best"]["choice"]["tied"]
     assert "only 30 images decided: the accuracy" in choices["plainest"]["findings"]["few images"]
-    assert "only 5 images decided, at most one a class" in choices["few"]["findings"]["few images"]
+    assert "only 5 images decided, at most one per class" in choices["few"]["findings"]["few images"]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--tolerance", "-1"), ("--ensemble", "0"), ("--choose", "longest")])

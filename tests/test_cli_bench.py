@@ -233,7 +233,7 @@ def test_methods_that_the_model_cannot_run_are_left_out_with_a_message(capsys: p
     methods = {row["method"] for row in json.loads(out)["rows"]}
     assert {"clip", "coop", "ipo"} <= methods
     assert "promptsrc" not in methods
-    left_out = next(line for line in err.splitlines() if line.startswith("left out: "))
+    left_out = next(line for line in err.splitlines() if line.startswith("skipped: "))
     assert "promptsrc" in left_out
     assert "the image tower of" in left_out
     assert "does not support learned tokens" in left_out

@@ -45,7 +45,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     for name in (
         "accuracy %",
         "calibration error",
-        "a perfect one would show",
+        "by chance, if perfect",
         "unknown answered % if 95 % of the others are",
         "before and after, on images that the fit did not see",
         "AUROC of unknown",
@@ -56,7 +56,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     assert f"program  {folders / 'calibrated.json'}" in err
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2
-    assert "A perfect one would show" in page
+    assert "By chance, if perfect" in page
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     image = next((folders / "other").rglob("*.webp"))
@@ -80,12 +80,12 @@ def test_images_that_chose_the_template_are_shown(
     best, known, page = str(tmp_path / "best.json"), str(folders / "known"), tmp_path / "page.html"
     code, out, _ = call(capsys, "calibrate", best, known, "--report", str(page))
     assert code == 0
-    assert re.search(r"images that chose the template\W+100 %", out)
-    assert "of the images chose the template" in page.read_text()
+    assert re.search(r"images used to choose the template\W+100 %", out)
+    assert "of the images were used to choose the template" in page.read_text()
     assert json.loads(call(capsys, "calibrate", best, known, "--json")[1])["chose_template"] == 100
     caplog.clear()
     assert call(capsys, "evaluate", best, known)[0] == 0
-    assert "100 % of the images chose the template" in caplog.text
+    assert "100 % of the images were used to choose the template" in caplog.text
 
 
 def test_unknown_images_that_cannot_be_separated_are_reported(

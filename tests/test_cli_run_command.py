@@ -358,7 +358,7 @@ def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pyt
     code, printed, _ = call(capsys, *search(tmp_path / "photos", tmp_path / "run", None, *words))
     plan = json.loads(printed)["plan"]
     assert plan["search"].endswith("from openai/gpt-4o-mini")
-    assert plan["scored"] == "by accuracy with floors of recall on 50 training images"
+    assert plan["scored"] == "by accuracy with recall floors on 50 training images"
     assert plan["selected"].endswith(
         "on the validation images, and the plainest of those that cannot be told apart is selected"
     )

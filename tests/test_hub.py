@@ -371,7 +371,7 @@ def test_an_evaluation_is_before_the_threshold(compiled: ClipClassifier) -> None
     )
     separated = replace(calibrated.calibration, threshold=12.5, threshold_score="in_distribution")
     line = evaluation_results(result, calibrated.scored_parts, separated)[1]
-    assert line == "Note: measured before the threshold of 12.500, which is for the in-distribution score."
+    assert line == "Note: measured before the threshold of 12.500, which applies to the in-distribution score."
 
 
 @pytest.mark.end_to_end

@@ -362,7 +362,7 @@ def test_floors_that_cost_much_are_said_to(
     assert result.finalists[0].deciding.missed < result.baseline.score.missed
     said = "clearly worse than the start template: "
     assert said in caplog.text
-    assert "this is the price of the floors of recall" in caplog.text
+    assert "this is the price of the recall floors" in caplog.text
     assert said in render_report(tmp_path)
 
 

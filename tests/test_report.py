@@ -59,7 +59,7 @@ def test_says_that_novel_classes_are_missing_in_the_pictures(tmp_path: Path) -> 
 
 def test_a_running_journal_gives_the_best_so_far(tmp_path: Path) -> None:
     text = text_of(render_report(sample_run(tmp_path, trials=30, finished=False)))
-    assert "No end is recorded" in text
+    assert "This run has not finished" in text
     assert "Best so far" in text
     assert "chosen" not in text
     assert "24 LLM tokens 12,300" in text
@@ -94,7 +94,7 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     run = sample_run(tmp_path, trials=30, finished=False)
     whole = (run / "journal.jsonl").read_bytes()
     (run / "journal.jsonl").write_bytes(whole[:-5])
-    assert "No end is recorded" in render_report(run)
+    assert "This run has not finished" in render_report(run)
 
 
 @pytest.mark.parametrize("with_search", [False, True])
@@ -124,7 +124,7 @@ def test_a_run_resumed_after_its_end_counts_as_running(tmp_path: Path) -> None:
     assert "interrupted" in text_of(render_report(tmp_path))
     add(tmp_path, "trial", predictor="self", index=1, step=1, template="a <CLASS>", accuracy=51.0, loss=1.0,
               tokens=4, key="1")  # fmt: skip
-    assert "No end is recorded" in text_of(render_report(tmp_path))
+    assert "This run has not finished" in text_of(render_report(tmp_path))
 
 
 def test_two_searches_get_a_section_each(tmp_path: Path) -> None:

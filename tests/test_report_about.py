@@ -283,7 +283,7 @@ def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_pat
         "--description-model openai/org/gpt-4o --model ViT-B-16-quickgelu --pretrained openai --shots all"
     )
     assert not [word for word in ("home", "Users", "ann/", "evil") if word in page]
-    assert "Settings of language models and of a cluster are not recorded" in page
+    assert "Settings of language models and clusters are not recorded" in page
 
 
 def test_advice_repeats_texts_with_slashes_as_they_are(tmp_path: Path) -> None:

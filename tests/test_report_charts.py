@@ -44,8 +44,8 @@ def test_the_best_so_far_is_the_trial_that_ranks_first(tmp_path: Path) -> None:
         placed = [y for _, y in dots(chart)]
         assert sorted({*heights}) == sorted({placed[0], placed[2]})
         assert heights[-1] == placed[2]
-    assert "ordered by points below floors of recall, then accuracy" in text_of(page)
-    assert "best so far by floors of recall, then accuracy" in text_of(page)
+    assert "ordered by points below recall floors, then accuracy" in text_of(page)
+    assert "best so far by recall floors, then accuracy" in text_of(page)
 
 
 def test_draws_every_trial_inside_the_frame_and_counts_what_lies_beyond(tmp_path: Path) -> None:

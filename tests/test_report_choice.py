@@ -30,10 +30,10 @@ def test_says_what_to_expect_and_sets_a_gain_on_images_that_chose_apart(tmp_path
     assert "77.5 % expected on new images, 95 % interval 69.0 to 85.0" in text
     grey = [text_of("</style>" + line) for line in re.findall(r'<p class="seen">.*?</p>', page, flags=re.DOTALL)]
     assert [line.strip() for line in grey] == [
-        "74.0 % on the 400 images that chose the best",
-        "80.0 %, +6.0 points, on the 400 images that chose it",
+        "74.0 % on the 400 images used for selection",
+        "80.0 %, +6.0 points, on the 400 images used for selection",
     ]
-    assert "Accuracy on training images by class, start → best, on the 5 images that chose it" in text
+    assert "Accuracy on training images by class, start → best, on the 5 images used for selection" in text
     assert '<table class="classes seen">' in page
     assert 'class="gain"' not in page
     assert "track gain" not in page
@@ -52,7 +52,7 @@ def test_draws_the_candidates_with_error_bars_and_the_tied_ones_on_shaded_ground
 @pytest.mark.parametrize(
     ("objective", "leader", "measures"),
     [
-        ("accuracy", "that with the lowest loss", "Its accuracy and loss are worse"),
+        ("accuracy", "the one with the lowest loss", "Its accuracy and loss are worse"),
         ("macro_f1", "the best one by macro F1", "Its macro F1 and loss are worse"),
         ("loss", "the best one by loss", "Its loss is worse"),
     ],
@@ -88,7 +88,7 @@ def test_phrases_have_their_worth_and_how_often_they_are_described(tmp_path: Pat
 def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path) -> None:
     assert "one a class" not in text_of(chosen_run(tmp_path / "many"))
     text = text_of(chosen_run(tmp_path / "few", images=25, is_spread_known=False))
-    assert "Only 25 images decided, at most one a class" in text
+    assert "Only 25 images decided, at most one per class" in text
     with Journal(tmp_path / "never") as journal:
         begin(journal)
         search(journal)
@@ -101,7 +101,7 @@ def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path)
     )
 
 
-@pytest.mark.parametrize(("images", "few"), [(99, "as few as 3 of a class"), (100, None)])
+@pytest.mark.parametrize(("images", "few"), [(99, "as few as 3 per class"), (100, None)])
 def test_warns_of_fewer_than_four_images_a_class(tmp_path: Path, images: int, few: str | None) -> None:
     found = notes(chosen_run(tmp_path, images=images).replace("\n", " "))
     assert [note for note in found if "decided" in note] == (
@@ -114,14 +114,14 @@ def test_counts_the_images_of_the_smallest_class(tmp_path: Path) -> None:
     counts = {name: [1, 5] for name in CLASSES} | {"owl": [1, 2]}
     with Journal(tmp_path) as journal:
         evaluation(journal, "best", 50.0, split="train", per_class=counts, images=122)
-    assert "as few as 2 of a class" in render_report(tmp_path)
+    assert "as few as 2 per class" in render_report(tmp_path)
 
 
 @pytest.mark.parametrize(("optimism", "warned"), [(3.0, False), (3.1, True)])
 def test_warns_of_optimism_without_test_images(tmp_path: Path, optimism: float, warned: bool) -> None:
     found = [note for note in notes(chosen_run(tmp_path, optimism=optimism)) if "Overfitting" in note]
     assert len(found) == warned
-    assert all("by about 3.1 points" in note and note.endswith("(--val), or --tolerance 2.") for note in found)
+    assert all("is about 3.1 points too high" in note and note.endswith("(--val), or --tolerance 2.") for note in found)
 
 
 @pytest.mark.parametrize(

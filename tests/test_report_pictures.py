@@ -167,7 +167,7 @@ def test_the_map_has_every_class_and_a_sample_of_the_images(run: Path, page: str
     )
     assert len(parts["word"]) == len(parts["mean"]) == 6
     assert [text.text for text in svg.iter("text")] == drawn["classes"]
-    assert "each kind is centered and scaled by itself" in page
+    assert "each kind is centered and scaled separately" in page
 
 
 def test_a_map_is_the_principal_components_of_both_kinds() -> None:

@@ -36,7 +36,7 @@ def test_the_expectation_names_the_images_that_flatter() -> None:
             {"accuracy": 25.8, "expected": 25.8, "gain": -61.5},
             False,
             "clearly worse than the start template: -61.5 "
-            "points, standard error 2.5; this is the price of the floors of recall",
+            "points, standard error 2.5; this is the price of the recall floors",
         ),
         ({"gain": -3.0}, False, "cannot be told apart from the start template: -3.0 points, standard error 2.5"),
         (
@@ -126,9 +126,9 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
 @pytest.mark.parametrize(
     ("images", "low", "is_spread_known", "part"),
     [
-        (25, 84.7, False, "only 25 images decided, at most one a class:"),
+        (25, 84.7, False, "only 25 images decided, at most one per class:"),
         (26, 84.7, True, None),
-        (26, 76.6, True, "only 26 images decided: the accuracy on new images is known to about 10 points only"),
+        (26, 76.6, True, "only 26 images decided: the accuracy on new images is known only to within about 10 points"),
     ],
 )
 def test_few_images_limit_what_is_known(images: int, low: float, is_spread_known: bool, part: str | None) -> None:
@@ -153,7 +153,7 @@ def test_words_say_what_was_compared_and_on_which_images() -> None:
     alternatives = "60 alternatives to the words of one label, each a text or the mean of several, over 3 rounds"
     assert choice_sentences.words(found) == (
         "1 label changed: corn cob as maize + corn (0 to 13 of 16 recognized). Together +2.0 points, standard error "
-        f"0.5, on training images, which decided. Compared were {alternatives}"
+        f"0.5, on the training images that decided. Compared: {alternatives}"
     )
     change |= {"recognized": [0, 0], "loss": 0.0123}
     assert "maize + corn (0 to 0 of 16 recognized, loss lower by 0.012)" in choice_sentences.words(found)

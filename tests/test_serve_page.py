@@ -108,7 +108,7 @@ def test_pictures_are_dropped_chosen_and_pasted(
     text = tmp_path / f"{HOSTILE.replace('/', '')}.png"
     text.write_text("not an image")
     with page(tmp_path, classifier) as (window, _):
-        window.wait_for("What the pictures are compared with")
+        window.wait_for("Template and classes")
         assert window.text("#template") == str(classifier.template)
         assert window.text("#class-count") == str(len(classifier.classes or ()))
         assert HOSTILE in window.text("#classes")
@@ -145,7 +145,7 @@ def test_what_is_not_a_picture_and_a_server_that_is_gone(
     classifier: ClipClassifier, pictures: list[Path], tmp_path: Path
 ) -> None:
     with page(tmp_path, classifier) as (window, process):
-        window.wait_for("What the pictures are compared with")
+        window.wait_for("Template and classes")
         window.run(TRANSFER, "drop", [])  # as a link or a text
         assert "only files can be dropped here" in window.text("#count")
         process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
 """Calibration
 
-`ClipClassifier.calibrate` with 16 images per class of the bundled tasks, `demo-vit`, and the template of 20 steps of the
-built-in search on the same images. Figures are those on test images.
+`ClipClassifier.calibrate` with 16 images per class of the bundled tasks, `demo-vit`, and the template that 20 steps of
+the built-in search found on the same images. Figures are those on test images.
 
 The calibration error (ECE, 15 bins, in points) is never zero: "by chance" is what a classifier would show on as many
 test images if each confidence were exactly its probability to be right, the mean of 500 simulations, and "at most" what

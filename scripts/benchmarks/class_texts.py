@@ -2,15 +2,14 @@
 
 Candidate texts for one class against cached features of 10,000 images in ten classes: only one column of the logits
 changes, so a candidate is one product of N x D (`ipo_dspy.scoring.class_columns`). Next to it, the table of all
-classes is scored again for each candidate (`tally_templates`). What features are changes no time, so they are drawn.
-Rates are medians, in turn in one process; the rate of one core is by the time of the processor, which a busy machine
+classes is scored again for each candidate (`tally_templates`). Features are random, which does not affect the time. Rates are medians, in turn in one process; the rate of one core is by the time of the processor, which a busy machine
 does not change as much.
 
 Then the words of the bundled tasks are searched with the recorded answers of a language model that saw nothing but the
-requests (tests/conversations, `demo-vit`, 16 images per class, seeds 1 to 3, starting from the template that the built-in
-search found in 40 steps). Test accuracy of the base classes in percent with the template alone, and with the words; the
-gain in points with its paired standard error. The last columns count accepted changes, and those of them that do harm
-on test images.
+requests (tests/conversations, `demo-vit`, 16 images per class, seeds 1 to 3, starting from the template that the
+built-in search found in 40 steps). Test accuracy of the base classes in percent with the template alone, and with the
+words; the gain in points with its paired standard error. The last columns count accepted changes, and those of
+them that do harm on test images.
 """
 
 import itertools

@@ -2,7 +2,7 @@
 
 Image features of width 512 against 8 templates with 1,000 classes. Ours takes images in blocks
 (`ipo_dspy.scoring.metrics`). The plain way makes, for each template, a float32 table of all logits and takes
-`F.cross_entropy` and `argmax` of it. What features are changes no time, so they are drawn. Seconds are medians, in
+`F.cross_entropy` and `argmax` of it. Features are random, which does not affect the time. Seconds are medians, in
 turn in one process; peak memory is that of a process for each way, with features and PyTorch. Finalists are the
 templates that are compared in pairs at the end of a search.
 """

@@ -1,9 +1,9 @@
 """Unknown images
 
 Scores that could separate images of unknown classes from those of the 25 base classes of the bundled tasks, `demo-vit`,
-with 16 images per class and the template of 20 steps of the built-in search. Each is the AUROC on test images: the chance
-that a known image has a higher score than an unknown one. The confidence is that after `calibrate` on the training
-images, whose features the last two scores use; logits are those of the model.
+with 16 images per class and the template of 20 steps of the built-in search. Each is the AUROC on test images: the
+chance that a known image has a higher score than an unknown one. The confidence is that after `calibrate` on the
+training images, whose features the last two scores use; logits are those of the model.
 
 Unknown are images of the novel classes of the task, or of the base classes of the other three tasks. Every class of
 these tasks is one drawing that is varied, so whoever remembers images recognizes the drawing. Therefore novel classes

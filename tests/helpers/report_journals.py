@@ -211,7 +211,7 @@ def chosen_run(
     listed: int = 4,
     **fields: Any,
 ) -> str:
-    """A page on a selection by five training images per class: three of four candidates are tied, without test images."""
+    """A page on a choice by five training images per class: three of four candidates are tied, without test images."""
     templates = ("a grey <CLASS>.", "a grey blocky sprite of a <CLASS>.", "a <CLASS> as an icon.", START)
     scores = [{"accuracy": 80.0 - 2 * i, "loss": loss} for i, loss in enumerate(losses)]
     finalists = [

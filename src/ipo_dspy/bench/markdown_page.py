@@ -116,8 +116,8 @@ def _price(rows: Sequence[Row], content: Content) -> Table:
         total = "unknown" if None in costs else f"{sum(cost or 0 for cost in costs):.2f}"
         usage = (f"{sum(row.calls for row in group)}", f"{sum(row.tokens for row in group)}", total)
         lines.append((*place, f"{len(group)}", *usage, MeanWithError.of([row.seconds for row in group])))
-    names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds a cell")
-    return Table("What it took", names, 6, (tuple(lines),))
+    names = ("method", "shots", "cells", "LLM calls", "tokens", "USD", "seconds per cell")
+    return Table("Time and cost", names, 6, (tuple(lines),))
 
 
 def code(text: str) -> str:

@@ -101,9 +101,9 @@ class DemoSuite(Suite):
     name = "demo"
     about = "the bundled tasks"
     note = (
-        "The tasks are small and drawn for demonstration (see the model card): they show how the methods work, not how "
-        "a large CLIP performs on photographs. They have 16 training images per class: with 16 shots all seeds draw "
-        "the same images, and the error is that of the method alone."
+        "The tasks are small, synthetic demonstrations (see the model card): they show how the methods work, not how "
+        "a large CLIP performs on photographs. They have 16 training images per class: with 16 shots all seeds "
+        "use the same images, and the error reflects only the method."
     )
     model = DEMO_VIT
     pretrained = None

@@ -87,7 +87,7 @@ def sweep(
         outdated = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in known]
         if outdated:
             audience.say(
-                f"measured with other code, device, or data, so measured again: {pluralize(len(outdated), 'cell')}"
+                f"measured again, because code, device or data has changed: {pluralize(len(outdated), 'cell')}"
             )
         check_language_models(todo)
         runner, total, stopped = CellRunner(suite, folder, device, audience, stopper), len(cells), False

@@ -200,7 +200,7 @@ class LabeledPredictor(dspy.Predict):
         share = 100.0 * share_inside(keys, self._chosen_on["images"]) if is_own else 0.0
         if share < 1.0:
             return 0.0
-        fact = "about %.0f %% of the images chose the template, so its accuracy on them is too high; %s"
+        fact = "about %.0f %% of the images were used to choose the template, so its accuracy on them is too high; %s"
         logger.warning(fact, share, remedy)
         return share
 

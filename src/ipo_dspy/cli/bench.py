@@ -40,7 +40,7 @@ def bench(
     out: Annotated[Path, Option(help="Output folder; an unfinished sweep in it is resumed.")] = Path("runs/bench"),
     output_format: Annotated[
         Literal["md", "latex", "csv"] | None,
-        Option("--format", help="Format of the tables.", show_default="drawn on a terminal, md in a pipe"),
+        Option("--format", help="Format of the tables.", show_default="a table in a terminal, md in a pipe"),
     ] = None,
     allow_config_changes: opt.AllowChanges = False,
     retry: Annotated[bool, Option("--retry-failed", help="Measure failed cells again.")] = False,
@@ -163,5 +163,5 @@ def _able(grid: "Grid", device: str) -> tuple[str, ...]:
         backbone = load_backbone(resolve_model_name(grid.settings.model), grid.settings.pretrained, device=device)
     reasons = unsupported_reasons(grid.methods, backbone)
     for reason in dict.fromkeys(reason for reason in reasons.values() if reason is not None):
-        show.note(f"left out: {', '.join(name for name, why in reasons.items() if why == reason)}: {reason}")
+        show.note(f"skipped: {', '.join(name for name, why in reasons.items() if why == reason)}: {reason}")
     return tuple(name for name, reason in reasons.items() if reason is None)

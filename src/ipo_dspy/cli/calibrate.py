@@ -32,7 +32,7 @@ def calibrate(
         Option(metavar="FILE", help="File for the calibrated program.", show_default="calibrated.json next to PROGRAM"),
     ] = None,
     report: Annotated[Path | None, Option(metavar="FILE", help="Save a report as an HTML file.")] = None,
-    objective: Annotated[CalibrationObjective, Option(help="Figure that class weights must improve.")] = "accuracy",
+    objective: Annotated[CalibrationObjective, Option(help="Objective that class weights must improve.")] = "accuracy",
     costs: goals.Costs = None,
     min_recall: goals.MinRecall = None,
     temperature: Annotated[bool, Option(help="Fit a temperature.")] = True,
@@ -107,7 +107,7 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         "accuracy %": (found.before.accuracy, found.after.accuracy),
         "loss": (found.before.loss, found.after.loss),
         "calibration error": (found.before.calibration_error, found.after.calibration_error),
-        "a perfect one would show": (found.before.error_by_chance, found.after.error_by_chance),
+        "by chance, if perfect": (found.before.error_by_chance, found.after.error_by_chance),
     }
     if found.before.auroc is not None and found.after.auroc is not None:
         figures["AUROC of unknown"] = (found.before.auroc, found.after.auroc)
@@ -124,9 +124,9 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
     show.rows("before and after, on images that the fit did not see", ["", "before>", "after>"], lines)
     settings = [("temperature", f"{found.temperature:.4f}")]
     if found.chose_template:
-        settings.append(("images that chose the template", f"{found.chose_template:.0f} %"))
+        settings.append(("images used to choose the template", f"{found.chose_template:.0f} %"))
     if found.weights_rejected:
-        settings.append(("class weights", "none; they did not prove better"))
+        settings.append(("class weights", "none; they were not clearly better"))
     if found.weights:
         ranked = sorted(found.weights.items(), key=lambda item: -item[1])
         shown = ranked if len(ranked) <= 2 * WEIGHTS_SHOWN else [*ranked[:WEIGHTS_SHOWN], *ranked[-WEIGHTS_SHOWN:]]

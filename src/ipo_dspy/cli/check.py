@@ -29,7 +29,7 @@ def check(
         str | None,
         Option(
             metavar="PROGRAM|TEMPLATE|FILE",
-            help="What must not be better: a saved program, a template, or a file that --save wrote.",
+            help="Reference to compare with: a saved program, a template, or a file written by --save.",
             show_default=f"with --model, the program under its own model; else '{DEFAULT_TEMPLATE}'",
         ),
     ] = None,
@@ -37,7 +37,7 @@ def check(
         Path | None, Option(metavar="FILE", help="Save the outcome of each image, for --against in a later check.")
     ] = None,
     alpha: Annotated[
-        float, Option(min=0.0, max=1.0, help="Probability that a program that did not get worse is called worse.")
+        float, Option(min=0.0, max=1.0, help="Probability of a false alarm if the program did not get worse.")
     ] = 0.05,
     clip: opt.SavedModel,
     images: inputs.ImageOptions,

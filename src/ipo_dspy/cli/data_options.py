@@ -23,8 +23,8 @@ ClassTexts = Annotated[
     Option(
         "--class-texts",
         metavar="FILE",
-        help="Texts that stand for class names in prompts: JSON with a text or a list of texts for each label, or CSV "
-        "with the columns label and text. Other classes are read by their name, or as the saved program does.",
+        help="Texts to use in place of class names in prompts: JSON with a text or a list of texts for each label, "
+        "or CSV with the columns label and text. Other classes keep their name, or the texts of the saved program.",
     ),
 ]
 

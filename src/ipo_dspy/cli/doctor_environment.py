@@ -24,7 +24,7 @@ EXTRAS = {
     "mlflow": ("mlflow-skinny", "records runs"),
     "ray": ("ray", "scores on a cluster"),
     "hub": ("datasets", "reads data sets of the Hugging Face hub"),
-    "local": ("sentencepiece", "loads more chat models in this process"),
+    "local": ("sentencepiece", "loads more chat models in-process"),
     "heif": ("pillow-heif", "reads HEIC images"),
     "bench": ("optuna", "runs DSPy's MIPROv2"),
     "onnx": ("onnxruntime", "exports programs for ONNX runtimes"),

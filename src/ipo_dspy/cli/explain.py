@@ -183,7 +183,7 @@ def _print(found: "Explanation", files: Sequence[Path]) -> None:
     terminal.line(found.finding)
     confusions = [(c.part, c.label, c.taken_for, str(c.before), str(c.after)) for c in found.confusions[:CONFUSIONS]]
     title = f"misclassified images (before: {found.start})"
-    show.rows(title, ["part", "class", "taken for", "before>", "after>"], confusions)
+    show.rows(title, ["part", "class", "predicted as", "before>", "after>"], confusions)
     for file in files:
         show.note(f"{'report' if file.suffix == '.html' else 'plot'}  {file}")
 

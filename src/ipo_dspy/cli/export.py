@@ -23,7 +23,7 @@ def export(
     out: Annotated[
         Path | None, Option(metavar="PATH", help="File or folder to write.", show_default="next to PROGRAM")
     ] = None,
-    opset: Annotated[int | None, Option(help="Version of the ONNX operators, for onnx.", show_default="18")] = None,
+    opset: Annotated[int | None, Option(help="ONNX opset version, with --to onnx.", show_default="18")] = None,
     clip: opt.SavedModel,
 ) -> None:
     """Write a saved program for other programs: as weights, a model, templates, or a script."""

@@ -76,7 +76,7 @@ def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[
     show.rows("per class, worst first", columns, classes)
     if result.confusions:
         errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
-        show.rows("most confused", ["class", "taken for", "images>"], errors)
+        show.rows("most confused", ["class", "predicted as", "images>"], errors)
     show.template(str(result.template))
     total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))
     show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
@@ -87,7 +87,7 @@ def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[
         if name in recalls
     ]
     if reached:
-        show.rows("floors of recall", ["class", "floor %>", "recall %>", ""], reached)
+        show.rows("recall floors", ["class", "floor %>", "recall %>", ""], reached)
 
 
 def describe(

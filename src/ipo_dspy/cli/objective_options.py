@@ -31,7 +31,7 @@ MinRecall = Annotated[
     list[str] | None,
     Option(
         metavar="CLASS=RECALL",
-        help="Lowest recall of a class, 0 to 1, e.g. 'stop sign=0.99'; templates that miss it rank last. May be "
+        help="Minimum recall of a class, 0 to 1, e.g. 'stop sign=0.99'; templates that miss it rank last. May be "
         "repeated.",
     ),
 ]

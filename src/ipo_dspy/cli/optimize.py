@@ -119,7 +119,7 @@ def optimize(
     optimize: Annotated[
         list[Part] | None,
         Option(
-            help="What to search: the template, or class_texts, the words that stand for the classes; may be repeated.",
+            help="What to optimize: the template, or class_texts, the words for the classes; may be repeated.",
             show_default="template",
         ),
     ] = None,
@@ -133,7 +133,7 @@ def optimize(
     ] = None,
     max_recall_drop: Annotated[
         float,
-        Option(min=0, help="Points by which the recall of any class may fall by new words for another one."),
+        Option(min=0, help="Points by which new words may lower the recall of any class."),
     ] = OptimizerConfig.max_recall_drop,
     patience: Annotated[int | None, Option(min=1, help="Stop after this many steps without improvement.")] = None,
     max_described_images: opt.DescribedImages = OptimizerConfig.max_described_images,

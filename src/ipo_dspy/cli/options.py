@@ -163,20 +163,20 @@ class SearchOptions(Goal):
     ensemble: Annotated[int, Option(min=1, help="Maximum number of lines of the template.")] = OptimizerConfig.ensemble
     polish: Annotated[
         bool,
-        Option(help="At the end, ask the language model that proposes for plain rewordings of the best templates."),
+        Option(help="At the end, ask the prompt model for plain rewordings of the best templates."),
     ] = OptimizerConfig.polish
     images_in_request: Annotated[
         int,
         Option(
             min=0,
-            help="Maximum number of training images that --prompt-model is shown in each request: those that the best "
-            "template gets most confidently wrong. They are sent to it.",
+            help="Maximum number of training images sent to --prompt-model in each request: "
+            "the most confident mistakes of the best template.",
         ),
     ] = OptimizerConfig.images_in_request
     seed: Annotated[int, Option(min=0, help="Random seed.")] = 0
     max_lm_calls: Annotated[int | None, Option("--max-lm-calls", min=1, help="Maximum number of LLM requests.")] = None
     max_tokens: Annotated[int | None, Option(min=1, help="Maximum number of prompt and completion tokens.")] = None
-    max_cost: Annotated[float | None, Option(help="Maximum cost in USD, by LiteLLM's prices.")] = None
+    max_cost: Annotated[float | None, Option(help="Maximum cost in USD, at LiteLLM's prices.")] = None
     max_seconds: Annotated[float | None, Option(help="Maximum wall-clock seconds, summed over all sessions.")] = None
     max_consecutive_errors: Annotated[int, Option(min=1, help="Stop after this many consecutive LLM errors.")] = (
         OptimizerConfig.max_consecutive_errors

@@ -42,7 +42,7 @@ class LiveProgress(ProgressDisplay):
         left = [request.timeout - request.seconds for request in pending if request.timeout is not None]
         if not left or len(left) < len(pending):
             return text
-        return f"{text}; the answer of {pending[left.index(max(left))].model} takes at most {max(left):.0f} s more"
+        return f"{text}; the response of {pending[left.index(max(left))].model} takes at most {max(left):.0f} s more"
 
     def __call__(self, event: Event) -> None:
         """Show an event."""

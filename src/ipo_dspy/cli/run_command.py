@@ -34,7 +34,7 @@ def plan(optimizer: "IPO", program: "ClipClassifier", sets: DataSets, folder: Pa
     decide = "training" if sets.validation is None else "validation"
     writer = getattr(lm_of(config.proposer), "model", "the built-in evolutionary search")
     rule = "plainest of those that cannot be told apart" if config.choose == "plainest" else "best one"
-    floors = " with floors of recall" if config.min_recall else ""
+    floors = " with recall floors" if config.min_recall else ""
     proposed = config.num_steps * config.prompts_per_step
     steps = f"{pluralize(config.num_steps, 'step')}, about {pluralize(proposed, 'proposed template')}, from {writer}"
     selected = f"the leading templates are compared in pairs on the {decide} images, and the {rule} is selected"

@@ -14,18 +14,16 @@ from ipo_dspy.errors import missing_package
 def serve(
     program: opt.Program,
     *,
-    host: Annotated[
-        str, Option(help="Address to listen on; others than this machine's own need a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 is a free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on; any but this machine's own needs a token.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     workers: Annotated[int, Option(min=1, help="Number of processes, each with its own copy of the model.")] = 1,
     clip: opt.SavedModel,
-    max_megabytes: Annotated[float, Option(min=0.001, help="Largest body of a request.")] = 32,
+    max_megabytes: Annotated[float, Option(min=0.001, help="Maximum size of a request body.")] = 32,
     max_megapixels: Annotated[
-        float, Option(min=0.001, max=89, help="Largest image, width times height; at most 89.")
+        float, Option(min=0.001, max=89, help="Maximum image size, width times height; at most 89.")
     ] = 50,
     max_images: Annotated[int, Option(min=1, help="Maximum number of images in a request.")] = 64,
-    timeout: Annotated[float, Option(min=0.001, help="Seconds for an answer, once the request has arrived.")] = 30,
+    timeout: Annotated[float, Option(min=0.001, help="Maximum seconds to answer a request once it has arrived.")] = 30,
 ) -> None:
     """Serve a saved program over HTTP, with a page on which one drops pictures, until Ctrl-C or SIGTERM.
 

@@ -80,7 +80,7 @@ def program_card(
     argument = ", allow_download=True" if needs_download else ""
     call = "classifier(image='photo.jpg')" if class_texts else "classifier(image='photo.jpg', classes=['cat', 'dog'])"
     sections = {
-        "Template": ["Each class is read by CLIP in this sentence:", fenced(printable(template).splitlines())],
+        "Template": ["CLIP reads each class in this sentence:", fenced(printable(template).splitlines())],
         "Classes": [fenced(_class_lines(class_texts))] if class_texts else ["Each call passes its own classes."],
         "Accuracy": [fenced(results)] if results else [],
         "Model": [fenced([f"{key}: {value}" for key, value in facts.items() if value])],
@@ -180,6 +180,6 @@ def evaluation_results(
         is_confidence = calibration.threshold_score == "confidence"
         sure = [probability >= threshold for probability in evaluation.probabilities if is_confidence]
         share = f"; {100 * sum(sure) / images:.1f} % of the images reach it" if sure else ""
-        score = "" if is_confidence else ", which is for the in-distribution score"
+        score = "" if is_confidence else ", which applies to the in-distribution score"
         sentences.append(f"Note: measured before the threshold of {threshold:.3f}{share}{score}.")
     return sentences

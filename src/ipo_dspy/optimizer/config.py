@@ -153,7 +153,7 @@ class OptimizerConfig:
         """Yield each argument that another one rules out, with the condition on it and the remedy."""
         is_remote, searches_words = self.backend is not None, self.searches_class_texts
         shows_images = self.proposer in (None, "lm") or getattr(self.proposer, "shows_images", False)
-        alone = Hint("pass {optimize}, and search the words in a run of its own", optimize="template")
+        alone = Hint("pass {optimize}, and search for the words in a separate run", optimize="template")
         if searches_words and self.goal != DEFAULT:
             needed = "'accuracy'" if self.goal.argument == "objective" else "None"
             yield self.goal.argument, f"{needed} if class texts are searched", alone
@@ -161,14 +161,14 @@ class OptimizerConfig:
             yield "also", "empty if class texts are searched", alone
         if searches_words and is_remote:
             condition = "'template' with a backend, which has other images than this machine"
-            yield "optimize", condition, "search the words on this machine"
+            yield "optimize", condition, "search for the words on this machine"
         if is_remote and self.metric is not None:
-            condition = "None with a backend, whose workers alone have the probabilities"
+            condition = "None with a backend, because only its workers have the probabilities"
             yield "metric", condition, "pass objective=..., or score on this machine"
         if is_remote and self.also:
-            yield "also", "empty with a backend, whose workers load one model", "score on this machine"
+            yield "also", "empty with a backend, because its workers load one model", "score on this machine"
         if is_remote and self.images_in_request:
-            condition = "0 with a backend, whose workers alone read the images"
+            condition = "0 with a backend, because only its workers read the images"
             yield "images_in_request", condition, "score on this machine, or pass 0"
         if self.images_in_request and not shows_images:
             hint = Hint("pass {prompt_model}, or another multimodal model", prompt_model="openai/gpt-4o-mini")

@@ -176,7 +176,7 @@ def few_images(search: SearchState) -> str | None:
     fewest = counts[0] if counts else choice["images"] // max(len(search.setup["classes"]), 1)
     limits = choice_sentences.limits(choice)
     if limits is None and fewest < FEW:
-        limits = f"only {pluralize(choice['images'], 'image')} decided, as few as {fewest} of a class"
+        limits = f"only {pluralize(choice['images'], 'image')} decided, as few as {fewest} per class"
     return limits and f"{limits}; use {_more_images(split)}"
 
 
@@ -196,7 +196,7 @@ def _overfitting(search: SearchState) -> str | None:
         search.selected["choice"]["optimism"] if "choice" in search.selected else 0.0,
         ObjectiveText.of(search.objective),
     )
-    fact = f"by about {optimism:.1f} points, the {goal.label} is too high because the same images chose the template"
+    fact = f"the {goal.label} is about {optimism:.1f} points too high, since the template was chosen on the same images"
     return f"overfitting: {fact}; {remedy}" if goal.is_share and optimism > OPTIMISTIC else None
 
 

@@ -153,7 +153,7 @@ def draw_reliability(before: Sequence[ReliabilityBin], after: Sequence[Reliabili
             axes.plot(x, y, color=_COLORS[color], linewidth=1.5)
             _dots(axes, x, y, size, color, zorder=4)
         _shares(axes)
-        return _inline(figure, "Accuracy over confidence in percent, before and after calibration")
+        return _inline(figure, "Accuracy by confidence in percent, before and after calibration")
 
 
 def draw_coverage(curve: Sequence[tuple[float, float]], coverage: float) -> Markup:
@@ -163,7 +163,7 @@ def draw_coverage(curve: Sequence[tuple[float, float]], coverage: float) -> Mark
         axes.plot(x, y, color=_COLORS["accent"], linewidth=2)
         axes.axvline(coverage, color=_COLORS["muted"], linewidth=1, dashes=(6, 4))
         _shares(axes)
-        return _inline(figure, "Accuracy of the answered images over their share in percent")
+        return _inline(figure, "Accuracy of answered images by share answered, in percent")
 
 
 def _shares(axes: Axes) -> None:

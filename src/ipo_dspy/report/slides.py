@@ -64,7 +64,7 @@ def _search(search: SearchState, origin: str, path: Path) -> Files:
                 step="post",
                 color="C0",
                 alpha=0.2,
-                label="its 95 % interval, as if it were the only one",
+                label="its 95 % interval, ignoring that it was selected",
             )
         axes.axhline(goal.sign * search.start.score.goal, color="0.3", linestyle="--", label="start template")
         at = (search.best.index, goal.sign * search.best.score.goal)
@@ -107,7 +107,9 @@ def _candidates(search: SearchState, origin: str, path: Path) -> Files:
         axes.set(xlabel="candidates, the best one first", ylabel=_axis(goal, f"{images:,} {split}"))
         axes.grid(axis="y", alpha=0.3)
         figure.legend(fontsize="small", loc="outside lower center", ncols=5)
-        note = "bars: standard error of the difference to the best one; tied: not to be told apart from the leading one"
+        note = (
+            "bars: standard error of the difference from the best one; tied: cannot be told apart from the leading one"
+        )
         set_title(figure, f"Candidates: {search.best_text}\n{origin} · {note}")
         return save_figure(figure, path, PNG)
 
@@ -136,7 +138,7 @@ def _confusion(search: SearchState, origin: str, path: Path) -> Files:
         axes.tick_params(which="minor", length=0)
         axes.set(xlabel="predicted class", ylabel="true class")
         total = len(best["per_class"])
-        part = f", the {len(names)} of {total} classes with most errors" if len(names) < total else ""
+        part = f", the {len(names)} of {total} classes with the most errors" if len(names) < total else ""
         set_title(figure, f"Confusion matrix: {search.best_text}\n{origin} · images: {split}{part}")
         return save_figure(figure, path, PNG)
 

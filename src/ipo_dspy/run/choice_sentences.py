@@ -45,7 +45,7 @@ def against_start(choice: ChoiceFields, *, is_start: bool) -> str:
     gain, error = choice["gain"], choice["gain_error"]
     # Without floors the selected template is never worse on the images that decided.
     verdict = _verdict(gain if _is_worse(choice) else max(gain, 0.0), error)
-    price = "; this is the price of the floors of recall" if floors_cost(choice) else ""
+    price = "; this is the price of the recall floors" if floors_cost(choice) else ""
     return f"{verdict} the start template: {_text(choice).gain(gain, error)}{price}"
 
 
@@ -178,8 +178,8 @@ def words(found: ClassTextsFields) -> str:
     gain = found["after"]["accuracy"] - found["before"]["accuracy"]
     return (
         f"{pluralize(len(changed), 'label')} changed: {'; '.join([*shown, *more])}. Together "
-        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on {images} images, which decided. "
-        f"Compared were {compared}"
+        f"{ObjectiveText.of('accuracy').gain(gain, found['accuracy_error'])}, on the {images} images that decided. "
+        f"Compared: {compared}"
     )
 
 
@@ -217,12 +217,12 @@ def limits(choice: ChoiceFields) -> str | None:
     decided = f"only {pluralize(choice['images'], 'image')} decided"
     if not choice["is_spread_known"]:
         return (
-            f"{decided}, at most one a class: the spread within a class, and the accuracy of a single "
-            "class, cannot be known from them; optimism and interval rest on an assumption"
+            f"{decided}, at most one per class: the variance within classes and the accuracy "
+            "of single classes are unknown; optimism and interval rest on an assumption"
         )
     if _text(choice).is_share and choice["high"] - choice["low"] >= WIDE:
         half = (choice["high"] - choice["low"]) / 2
-        return f"{decided}: the {_text(choice).label} on new images is known to about {half:.0f} points only"
+        return f"{decided}: the {_text(choice).label} on new images is known only to within about {half:.0f} points"
     return None
 
 

@@ -178,7 +178,7 @@ async def _not_served(request: Request, error: Exception) -> Response:
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return RequestError(500, "the server has failed; its log says why").response()
+    return RequestError(500, "internal server error; see the server's log").response()
 
 
 class _Service:

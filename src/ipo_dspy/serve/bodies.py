@@ -150,7 +150,7 @@ async def _form_images(request: Request, body: bytes, limits: Limits) -> list[by
 
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"").decode("latin-1")
     if not _BOUNDARY.fullmatch(boundary):
-        raise RequestError(400, "the form cannot be read: its boundary is missing, or not as RFC 2046 demands")
+        raise RequestError(400, "the form cannot be read: its boundary is missing or violates RFC 2046")
     # Not the client's own header: with the charset punycode, Starlette would decode a text for minutes.
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
     parser = MultiPartParser(headers, chunks(), max_files=limits.images, max_fields=_MAX_FIELDS)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ class Gate:
             if is_local(headers.get, scope["method"]):
                 return None
             return RequestError(
-                403, "without a token only this machine is answered, by the name localhost; set a token"
+                403, "without a token, only requests from this machine to localhost are answered; set a token"
             )
         scheme, _, given = headers.get("authorization", "").partition(" ")
         is_given = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)

@@ -105,7 +105,7 @@ async function classify({ file, outcome }) {
 function count() {
   const left = underWay + waiting.length;
   const all = rows.length === 1 ? "1 picture" : `${rows.length} pictures`;
-  byId("count").textContent = rows.length ? (left ? `${all}, ${left} under way` : all) : "";
+  byId("count").textContent = rows.length ? (left ? `${all}, ${left} in progress` : all) : "";
   byId("clear").hidden = !rows.length;
 }
 

@@ -140,7 +140,7 @@ async function look() {
     byId("problem").hidden = true;
   } catch (error) {
     pause = LONG_PAUSE;
-    const lost = "No answer: ipo-dspy watch was stopped. The page shows what it last knew.";
+    const lost = "No answer: ipo-dspy watch was stopped. The page shows the last known state.";
     byId("problem").textContent = error instanceof TypeError ? lost : error.message;
     byId("problem").hidden = false;
     byId("badge").className = "badge";

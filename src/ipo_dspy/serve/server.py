@@ -70,7 +70,7 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
             without a token.
     """
     if token is None and not _is_loopback(host):
-        remedy = f"set {TOKEN} to let others in who have it"
+        remedy = f"set {TOKEN} to admit clients that send it"
         raise invalid("host", "a loopback address without a token", host, remedy)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
