@@ -19,10 +19,10 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def room(module: str) -> str:
+def component(module: str) -> str:
     """Return the row of a module below `ipo_dspy`.
 
-    >>> room("data.folder"), room("template"), room("__main__"), room("")
+    >>> component("data.folder"), component("template"), component("__main__"), component("")
     ('data', 'template', 'cli', 'ipo_dspy')
     """
     return module.replace("__main__", "cli").split(".")[0] or "ipo_dspy"
@@ -58,10 +58,10 @@ def inner_imports(file: Path) -> set[str]:
     return names - {"", module_of(file)}
 
 
-def imported_rooms(name: str) -> set[str]:
-    """Rooms that the files of one room import, besides itself."""
-    files = [file for file in FILES if room(module_of(file)) == name]
-    return {room(module) for file in files for module in inner_imports(file)} - {name}
+def imported_components(name: str) -> set[str]:
+    """Components that the files of one component import, besides itself."""
+    files = [file for file in FILES if component(module_of(file)) == name]
+    return {component(module) for file in files for module in inner_imports(file)} - {name}
 
 
 def rows(columns: int) -> list[list[str]]:
@@ -71,55 +71,55 @@ def rows(columns: int) -> list[list[str]]:
     return [row for row in cells if not set(row[0]) <= {"-"}][1:]
 
 
-ROOMS = [row[0].strip("`") for row in rows(3)]
+COMPONENTS = [row[0].strip("`") for row in rows(3)]
 LISTED = {row[0].strip("`"): row[2] for row in rows(3)}
 LIBRARIES = {row[0].strip("`"): set(re.findall(r"`([\w.]+)`", row[1])) for row in rows(2)}
-FOUNDATIONS = ROOMS[:4]
+FOUNDATIONS = COMPONENTS[:4]
 
 
 def listed(name: str) -> set[str]:
-    """Rooms that a row names."""
+    """Components that a row names."""
     return set(re.findall(r"`([\w.]+)`", LISTED[name]))
 
 
 def allowed(name: str) -> set[str]:
-    """Rooms that a room may import."""
-    above = set(ROOMS[: ROOMS.index(name)])
+    """Components that a component may import."""
+    above = set(COMPONENTS[: COMPONENTS.index(name)])
     return above if LISTED[name] == "any" else listed(name) | (above & set(FOUNDATIONS))
 
 
 def test_the_page_was_read() -> None:
-    assert len(ROOMS) > 20
+    assert len(COMPONENTS) > 20
     assert FOUNDATIONS == ["_internal", "errors", "template", "argument_checks"]
-    assert (ROOMS[-1], LIBRARIES["open_clip"]) == ("cli", {"clip"})
+    assert (COMPONENTS[-1], LIBRARIES["open_clip"]) == ("cli", {"clip"})
     assert all(text in {"", "any"} or listed(name) for name, text in LISTED.items())
 
 
-def test_every_room_has_its_row_and_every_row_a_room() -> None:
-    assert {room(module_of(file)) for file in FILES} - {"ipo_dspy"} == set(ROOMS)
+def test_every_component_has_its_row_and_every_row_a_component() -> None:
+    assert {component(module_of(file)) for file in FILES} - {"ipo_dspy"} == set(COMPONENTS)
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_rows_name_only_rooms_above_them(name: str) -> None:
-    assert listed(name) - set(ROOMS[4 : ROOMS.index(name)]) == set()
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_rows_name_only_components_above_them(name: str) -> None:
+    assert listed(name) - set(COMPONENTS[4 : COMPONENTS.index(name)]) == set()
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_rooms_import_what_their_row_allows(name: str) -> None:
-    assert imported_rooms(name) - allowed(name) == set()
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_components_import_what_their_row_allows(name: str) -> None:
+    assert imported_components(name) - allowed(name) == set()
 
 
-@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("name", COMPONENTS)
 def test_rows_name_only_what_is_imported(name: str) -> None:
-    assert listed(name) - imported_rooms(name) == set()
+    assert listed(name) - imported_components(name) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in ROOMS if name != "cli"])
-def test_modules_of_a_room_import_one_another_without_a_circle(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in COMPONENTS if name != "cli"])
+def test_modules_of_a_component_import_one_another_without_a_circle(name: str) -> None:
     inner = {
-        module_of(file): {module for module in inner_imports(file) if room(module) == name}
+        module_of(file): {module for module in inner_imports(file) if component(module) == name}
         for file in FILES
-        if room(module_of(file)) == name
+        if component(module_of(file)) == name
     }
     while free := {module for module, needs in inner.items() if not needs & inner.keys()}:
         inner = {module: needs for module, needs in inner.items() if module not in free}
@@ -127,9 +127,9 @@ def test_modules_of_a_room_import_one_another_without_a_circle(name: str) -> Non
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_libraries_are_imported_in_their_room_only(library: str) -> None:
+def test_libraries_are_imported_in_their_component_only(library: str) -> None:
     users = {module_of(file) for file in FILES if library in {name.split(".")[0] for name in imports(file)}}
-    assert {user for user in users if room(user) not in LIBRARIES[library]} == set()
+    assert {user for user in users if component(user) not in LIBRARIES[library]} == set()
 
 
 def test_decisions_of_dspy_come_in_through_one_door() -> None:

@@ -16,7 +16,7 @@
      |    +-- StoreFullError              the cache is full; it can still be read
      +-- JournalError                     a run folder that cannot be written or read
      |    +-- PathError (also an InputError)   a path without a run, or to which no report can be written
-     +-- ClusterError                     a Ray cluster without room, or one that loses its workers
+     +-- ClusterError                     a Ray cluster without free resources, or one that loses its workers
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user stopped the run
 
