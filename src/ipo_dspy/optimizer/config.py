@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
 
 from ipo_dspy.argument_checks import as_template, callables, flag, having, invalid, one_of, require_int, require_number
 from ipo_dspy.clip.bundled import canonical_model_name
@@ -45,7 +45,8 @@ Across = Literal["mean", "worst"]
 class OptimizerConfig:
     """Arguments of the optimizer; `IPO` documents each field.
 
-    `steps` is resolved from `auto`, and `prefetch` from the proposer, so equal runs have equal configurations.
+    `steps` is resolved from `auto`, and `prefetch` from the proposer, so equal runs have equal configurations. In the
+    metadata of a field, `least` is the smallest number that is accepted, and `recorded` is true if a journal has it.
 
     >>> OptimizerConfig(auto="light", proposer="evolution").steps
     20
@@ -55,32 +56,32 @@ class OptimizerConfig:
     description_model: "str | dspy.BaseLM | None" = None
     proposer: "Literal['lm', 'evolution'] | Proposer | None" = None
     describer: "Literal['auto', 'lm', 'clip'] | Describer | None" = "auto"
-    steps: int | None = None
-    prompts_per_step: int = 8
-    history_size: int = 20
+    steps: int | None = field(default=None, metadata={"least": 0, "recorded": True})
+    prompts_per_step: int = field(default=8, metadata={"least": 1, "recorded": True})
+    history_size: int = field(default=20, metadata={"least": 0, "recorded": True})
     initial_templates: str | Sequence[str | Template] = ()
     auto: SearchPreset | None = None
-    choose: ChoiceRule = "plainest"
-    tolerance: float = 1.0
+    choose: ChoiceRule = field(default="plainest", metadata={"recorded": True})
+    tolerance: float = field(default=1.0, metadata={"least": 0, "recorded": True})
     objective: ObjectiveName = "accuracy"
     costs: Mapping[tuple[str, str], float] | None = None
     min_recall: Mapping[str, float] | None = None
     metric: Callable[..., Any] | None = None
-    polish: bool = True
-    images_in_request: int = 0
-    ensemble: int = 1
+    polish: bool = field(default=True, metadata={"recorded": True})
+    images_in_request: int = field(default=0, metadata={"least": 0})
+    ensemble: int = field(default=1, metadata={"least": 1, "recorded": True})
     optimize: Part | Sequence[Part] = ("template",)
     candidates: Mapping[str, Sequence[str]] | None = None
-    max_recall_drop: float = 10.0
-    patience: int | None = None
-    max_consecutive_errors: int = 3
+    max_recall_drop: float = field(default=10.0, metadata={"least": 0})
+    patience: int | None = field(default=None, metadata={"least": 1, "recorded": True})
+    max_consecutive_errors: int = field(default=3, metadata={"least": 1, "recorded": True})
     max_lm_calls: int | None = None
     max_tokens: int | None = None
     max_cost: float | None = None
     max_seconds: float | None = None
-    prefetch: bool | None = None
-    num_threads: int | None = None
-    seed: int = 0
+    prefetch: bool | None = field(default=None, metadata={"recorded": True})
+    num_threads: int | None = field(default=None, metadata={"least": 1, "recorded": True})
+    seed: int = field(default=0, metadata={"least": 0})
     log_dir: str | os.PathLike[str] | None = None
     allow_config_changes: bool = False
     track_stats: bool = True
@@ -88,22 +89,18 @@ class OptimizerConfig:
     observers: "Sequence[Observer]" = ()
     callbacks: "Sequence[BaseCallback] | None" = None
     label_field: str | Mapping[str, str] = "label"
-    max_described_images: int = 64
+    max_described_images: int = field(default=64, metadata={"least": 0, "recorded": True})
     skip_unreadable: bool = False
-    task_description: str | None = None
+    task_description: str | None = field(default=None, metadata={"recorded": True})
     also: "Sequence[str | Backbone]" = ()
     across: Across = "mean"
     backend: "ScoringBackend | None" = None
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        self._check_values()
+        _ = self.limits, self.goal  # validated on construction
         self._check_parts()
         self._check_models()
-        one_of("choose", self.choose, get_args(ChoiceRule))
-        one_of("across", self.across, get_args(Across))
-        _ = self.goal  # validated on construction
-        require_number("tolerance", self.tolerance, 0.0)
-        require_number("max_recall_drop", self.max_recall_drop, 0.0)
         self._check_encoders()
         for name, condition, remedy in self._conflicts():
             raise invalid(name, condition, getattr(self, name), remedy)
@@ -123,16 +120,19 @@ class OptimizerConfig:
             observers=callables("observers", self.observers),
         )
 
-    def _check_numbers(self) -> None:
+    def _check_values(self) -> None:
+        """Check flags and named choices by their types, and numbers by the metadata of their fields."""
         for f in fields(self):
             value = getattr(self, f.name)
             if value is None and f.default is None:
                 continue
-            if f.name in _MINIMUM:
-                require_int(f.name, value, _MINIMUM[f.name])
-            if f.name in _FLAGS:
+            if f.type in (bool, bool | None):
                 flag(f.name, value)
-        _ = self.limits  # validated on construction
+            elif get_origin(f.type) is Literal:
+                one_of(f.name, value, get_args(f.type))
+            elif "least" in f.metadata:
+                require = require_number if f.type is float else require_int
+                require(f.name, value, f.metadata["least"])
 
     def _check_models(self) -> None:
         """Reject unknown names, objects of another kind, and a model that would not be used."""
@@ -327,11 +327,11 @@ class OptimizerConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return a new dict of the fields by name; values are not copied."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that a journal records: plain values, no keys and no addresses."""
-        settings = {name: getattr(self, name) for name in _RECORDED}
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("recorded")}
         settings |= {"images_in_request": self.images_in_request} if self.images_in_request else {}
         if self.searches_class_texts:
             settings |= {"optimize": list(self.optimize), "max_recall_drop": self.max_recall_drop}
@@ -362,37 +362,6 @@ class OptimizerConfig:
                 is_plain = isinstance(value, (int, float, str, tuple, dict, os.PathLike))
                 shown.append(f"{f.name}={value if is_plain else display_name(value)!r}")
         return shown
-
-
-_MINIMUM = {
-    "steps": 0,
-    "prompts_per_step": 1,
-    "history_size": 0,
-    "patience": 1,
-    "ensemble": 1,
-    "max_consecutive_errors": 1,
-    "num_threads": 1,
-    "seed": 0,
-    "max_described_images": 0,
-    "images_in_request": 0,
-}
-"""Minimum of each integer argument."""
-_FLAGS = frozenset({"prefetch", "allow_config_changes", "track_stats", "progress", "skip_unreadable", "polish"})
-_RECORDED = (
-    "steps",
-    "prompts_per_step",
-    "history_size",
-    "choose",
-    "tolerance",
-    "polish",
-    "ensemble",
-    "patience",
-    "max_consecutive_errors",
-    "prefetch",
-    "max_described_images",
-    "task_description",
-    "num_threads",
-)
 
 
 def display_name(thing: Any) -> str | None:
