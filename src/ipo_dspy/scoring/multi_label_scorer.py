@@ -1,20 +1,14 @@
 """`MultiLabelScorer`: scores templates on images with several labels or none, like `ClipScorer` on those with one."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.cpu_threads import limited_to, threads_for
-from ipo_dspy.clip.feature_dtype import to_scoring_device, to_storage_dtype
-from ipo_dspy.clip.template_tokens import ClassTexts, TemplateTokens, template_tokens
-from ipo_dspy.clip.text_features import class_features
-from ipo_dspy.scoring.class_objectives import ClassObjective
+from ipo_dspy.clip.template_tokens import ClassTexts
 from ipo_dspy.scoring.comparison import PairTally
 from ipo_dspy.scoring.label_sets import label_text
 from ipo_dspy.scoring.multi_label import (
@@ -26,11 +20,12 @@ from ipo_dspy.scoring.multi_label import (
 )
 from ipo_dspy.scoring.objectives import DEFAULT, Objective
 from ipo_dspy.scoring.score import Score
+from ipo_dspy.scoring.scorers import LocalScorer
 from ipo_dspy.scoring.tally import Tally
 from ipo_dspy.template import Template
 
 
-class MultiLabelScorer:
+class MultiLabelScorer(LocalScorer):
     """Scores templates with one CLIP model that has a sigmoid head, in blocks; see `scoring.multi_label`.
 
     Args:
@@ -52,20 +47,13 @@ class MultiLabelScorer:
         texts: ClassTexts,
         objective: Objective = DEFAULT,
     ) -> None:
-        self.backbone, self.classes, self.texts = backbone, tuple(classes), tuple(texts)
+        super().__init__(backbone, image_features, classes, texts, objective)
         self.targets = targets_of(label_sets, self.classes)  # [N, C]
-        self._objective = ClassObjective.of(objective, self.classes)
-        device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-        self._device, self._features = device, to_scoring_device(to_storage_dtype(image_features), device)
         self._logits: dict[str, Any] = {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
-
-    def check(self, template: Template) -> TemplateTokens:
-        """Return token key and length; raises TemplateError if the context is too short."""
-        return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return the score of each template over all images and classes."""
-        return [self._objective.score(tally) for tally in self.tally(templates)]
+        return [self.objective.score(tally) for tally in self.tally(templates)]
 
     def tally(self, templates: Sequence[Template], *, by_class: bool = False) -> list[Tally]:
         """Return the tally of each template, over all decisions; there are no other counts by class."""
@@ -74,12 +62,12 @@ class MultiLabelScorer:
 
     def tally_pairs(self, templates: Sequence[Template]) -> PairTally:
         """Return the sums and products of the outcomes of templates; those of disjoint image sets add up."""
-        is_loss = not self._objective.is_default
+        is_loss = not self.objective.is_default
         with self._on_features(templates) as features:
             pairs = tally_decision_pairs(
                 self._features, self.targets, features, objective_is_loss=is_loss, **self._logits
             )
-        return replace(pairs, unit=self._objective.unit, scores=tuple(self.score(templates))) if is_loss else pairs
+        return replace(pairs, unit=self.objective.unit, scores=tuple(self.score(templates))) if is_loss else pairs
 
     def predict(self, template: Template) -> list[str]:
         """Return the labels that are found in each image, as one text."""
@@ -95,10 +83,3 @@ class MultiLabelScorer:
         with self._on_features([template]) as features:
             values = ranked_precisions(self._features, self.targets, features[0]).tolist()
         return {name: value for name, value in zip(self.classes, values, strict=True) if not math.isnan(value)}
-
-    @contextlib.contextmanager
-    def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
-        """Yield the class features of templates, [T, C, D], with as many threads as are useful for them."""
-        features = class_features(self.backbone, templates, self.texts).to(self._device)
-        with limited_to(threads_for(len(self._features), *features[0].shape)):
-            yield features

@@ -143,10 +143,41 @@ class ScoringBackend(Protocol):
         """
 
 
-class ClipScorer:
-    """Scores templates with one CLIP model on this machine, in blocks; see `scoring.metrics`.
+class LocalScorer:
+    """The features of images and the texts of classes, for a scorer with one CLIP model on this machine.
 
     Large image sets are stored in float16, and on the model's GPU if they fit; see `clip.feature_dtype`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        image_features: Tensor,
+        classes: Sequence[str],
+        texts: ClassTexts,
+        objective: Objective,
+    ) -> None:
+        self.backbone, self.classes, self.texts = backbone, tuple(classes), tuple(texts)
+        self.objective = ClassObjective.of(objective, self.classes)
+        self.image_features = to_storage_dtype(image_features)
+        # Other accelerators lack double precision, in which losses are summed.
+        self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
+        self._features = to_scoring_device(self.image_features, self._device)
+
+    def check(self, template: Template) -> TemplateTokens:
+        """Return token key and length; raises TemplateError if the context is too short."""
+        return template_tokens(self.backbone, template, self.texts)
+
+    @contextlib.contextmanager
+    def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
+        """Yield the class features of templates, [T, C, D], with as many threads as are useful for them."""
+        features = class_features(self.backbone, templates, self.texts).to(self._device)
+        with limited_to(threads_for(len(self._features), *features[0].shape)):
+            yield features
+
+
+class ClipScorer(LocalScorer):
+    """Scores templates with one CLIP model on this machine, in blocks; see `scoring.metrics`.
 
     Args:
         backbone: the loaded model.
@@ -171,12 +202,9 @@ class ClipScorer:
         objective: Objective = DEFAULT,
         metric: ImageMetric | None = None,
     ) -> None:
-        self.backbone = backbone
+        super().__init__(backbone, image_features, classes, texts or classes, objective)
+        self.labels, self._metric = tuple(labels), metric
         self._scaling: Scaling | None = None
-        self.classes = tuple(classes)
-        self.texts = tuple(texts or classes)
-        self.labels = tuple(labels)
-        self.image_features = to_storage_dtype(image_features)
         index = {name: i for i, name in enumerate(self.classes)}
         for name in itertools.chain(self.labels, *{tuple(names) for names in choices or ()}):
             if name not in index:
@@ -185,15 +213,7 @@ class ClipScorer:
                     hint=Hint("correct the label, or add it: {classes}", classes=...),
                 )
         self._targets = torch.tensor([index[label] for label in self.labels], dtype=torch.long)  # [N]
-        self.objective, self._metric = ClassObjective.of(objective, self.classes), metric
         self._allowed = None if choices is None else CandidateClasses.of(choices, index)
-        # Other accelerators lack double precision, in which losses are summed.
-        self._device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-        self._features = to_scoring_device(self.image_features, self._device)
-
-    def check(self, template: Template) -> TemplateTokens:
-        """Return token key and length; raises TemplateError if the context is too short."""
-        return template_tokens(self.backbone, template, self.texts)
 
     def score(self, templates: Sequence[Template]) -> list[Score]:
         """Return the score of each template over all images."""
@@ -311,13 +331,6 @@ class ClipScorer:
         """Return the pair tally of templates, each with its own texts of the classes."""
         tables = [class_features(self.backbone, [template], texts) for template, texts in variants]  # [1, C, D] each
         return tally_pairs(self._features, self._targets, torch.cat(tables).to(self._device), **self._logits)
-
-    @contextlib.contextmanager
-    def _on_features(self, templates: Sequence[Template]) -> Iterator[Tensor]:
-        """Yield the class features of templates, [T, C, D], with as many threads as are useful for them."""
-        features = class_features(self.backbone, templates, self.texts).to(self._device)
-        with limited_to(threads_for(len(self._features), *features[0].shape)):
-            yield features
 
     @property
     def _logits(self) -> dict[str, Any]:
