@@ -99,7 +99,6 @@ def _shown_labels(result: dict[str, Any]) -> list[str]:
 
 
 def _cells(result: dict[str, Any], top_k: int | None) -> tuple[str, str, str, str]:
-    """Return the cells of a line of the table."""
     shown = _shown_labels(result)
     others = [f"{name} {share:.3f}" for name, share in result["scores"].items() if name not in shown]
     others = others[: NEXT_BEST if top_k is None else top_k]

@@ -113,7 +113,6 @@ def _ask(lm: "dspy.BaseLM", *, with_image: bool) -> None:
 
 
 def _remedy(error: Exception, option: str, model: str) -> str:
-    """Return a fix for a kind of error."""
     from dspy.utils import exceptions as dspy_errors
 
     from ipo_dspy.lms import LOCAL

@@ -4,6 +4,7 @@ import functools
 import shlex
 from collections.abc import Mapping, Sequence
 
+from ipo_dspy._internal.renames import OLD_REQUEST_MODES
 from ipo_dspy.errors import Argument, IPOError, LMCall
 
 WITHOUT = {("describer", "clip"): "description_model", ("proposer", "evolution"): "prompt_model"}
@@ -23,7 +24,6 @@ RENAMED = {
     "--skip-bad": "--skip-unreadable",
 }
 """Former names of options, accepted for one release."""
-RENAMED_MODES = {"list": "batch", "draws": "samples", "singles": "single"}
 
 
 def render(error: IPOError, command: str) -> str:
@@ -79,12 +79,12 @@ def modernize(arguments: Sequence[str], command: str) -> tuple[list[str], str]:
         name, equals, value = argument.partition("=")
         if name in names and "--" not in arguments[:at]:
             renamed[name] = names[name]
-            modern.append(names[name] + equals + (RENAMED_MODES.get(value, value) if name == "--asking" else value))
+            modern.append(names[name] + equals + (OLD_REQUEST_MODES.get(value, value) if name == "--asking" else value))
         elif argument == "list" and arguments[at - 1 : at] == ["demo"]:
             renamed["demo list"] = "demo --list"
             modern.append("--list")
         else:
             is_mode = arguments[at - 1 : at] == ["--asking"]
-            modern.append(RENAMED_MODES.get(argument, argument) if is_mode else argument)
+            modern.append(OLD_REQUEST_MODES.get(argument, argument) if is_mode else argument)
     listed = ", ".join(f"{before} is now {now}" for before, now in renamed.items())
     return modern, f"deprecated: {listed}" if listed else ""

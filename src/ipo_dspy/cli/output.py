@@ -164,7 +164,6 @@ def estimate(found: "Estimate", plan: Mapping[str, str] = MappingProxyType({}), 
 
 
 def _spending(spent: Usage, limits: Budget) -> None:
-    """Print usage and limits of language models."""
     unknown = f" + {pluralize(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
     lines = (
         ("calls", str(spent.calls), limits.max_lm_calls),

@@ -141,7 +141,6 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
         )
 
     def _images(self, table: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the images in the rows of a table."""
         try:
             return list(table.reshape(len(table), *(self.image_shape or ())))
         except ValueError as error:
@@ -156,5 +155,4 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
 
 
 def _names(labels: NDArray[Any]) -> list[str]:
-    """Return the names of labels for CLIP."""
     return [str(label) for label in labels.tolist()]

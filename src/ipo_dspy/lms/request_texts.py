@@ -137,7 +137,6 @@ def _shown_scores(history: Iterable[ScoredTemplate]) -> tuple[bool, bool]:
 
 
 def _score_legend(history: Sequence[ScoredTemplate]) -> str:
-    """Return an explanation of the scores that are shown."""
     objective = _objective(history)
     of_them, alone = (_ACCURACY, _ACCURACY_ALONE) if objective.label == "accuracy" else [objective.meaning] * 2
     meanings = {(True, True): f"{_LOSS} {of_them}", (True, False): _LOSS, (False, True): alone}
@@ -145,7 +144,6 @@ def _score_legend(history: Sequence[ScoredTemplate]) -> str:
 
 
 def _goal(history: Sequence[ScoredTemplate]) -> str:
-    """Return the goal of a new template."""
     objective = _objective(history)
     aim = f"a {'higher' if objective.sign > 0 else 'lower'} {objective.label}"
     aims = {(True, False): "a lower loss", (False, True): aim}

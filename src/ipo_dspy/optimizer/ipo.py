@@ -213,7 +213,6 @@ class IPO(Teleprompter):
         displays: Sequence[Observer],
         test: TestFunction | None,
     ) -> dspy.Module:
-        """Compile with these observers in addition to the user's."""
         classifiers = find_classifiers(student)
         if any(classifier.multi_label for classifier in classifiers.values()):
             self.config.check_several_labels()

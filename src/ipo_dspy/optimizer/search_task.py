@@ -158,7 +158,6 @@ class EncodedTask:
 
 
 def _identity(classifier: "ClipClassifier") -> dict[str, Any]:
-    """Return the identity of the classifier's model for the journal."""
     return {**classifier.backbone.identity, "model": canonical_model_name(classifier.backbone.name)}
 
 
