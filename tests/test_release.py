@@ -1,5 +1,6 @@
 """A release states the same facts in all of its files, and the type of `IPO` reaches a client's mypy."""
 
+import json
 import re
 import subprocess
 import sys
@@ -59,6 +60,19 @@ def test_dspy_is_pinned_below_its_next_minor(name: str) -> None:
     assert "3.5.0" not in DEPENDENCIES[name].specifier
 
 
+def test_every_version_of_python_that_is_named_is_tested() -> None:
+    hosted = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (matrix,) = re.findall(r"^ +python: (\[.+\])$", hosted, flags=re.MULTILINE)
+    assert json.loads(matrix) == [one.rpartition(" ")[2] for one in PROJECT["classifiers"] if ":: 3." in one]
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".github" / "workflows" / "ci.yml"]
+    named = re.findall(r"(?:`|\$ |run: )make ([a-z ]+)", "".join(page.read_text() for page in pages))
+    assert {word for line in named for word in line.split()} - targets == set()
+
+
 def test_doctor_names_every_extra_for_users() -> None:
     assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"all", "test", "docs", "dev"}
 
@@ -86,10 +100,11 @@ def test_the_type_of_ipo_reaches_a_client(tmp_path: Path) -> None:
     skipped = "".join(f"[mypy-{name}.*]\nfollow_imports = skip\nignore_missing_imports = true\n" for name in large)
     (tmp_path / "mypy.ini").write_text(f"[mypy]\nfollow_imports = silent\n{skipped}")
     (tmp_path / "client.py").write_text(
-        "from ipo_dspy import IPO, ClipClassifier\nreveal_type(IPO(steps=2))\nreveal_type(ClipClassifier)\n"
+        "from ipo_dspy import IPO, ClipClassifier\nreveal_type(IPO(steps=2))\n"
+        "reveal_type(IPO().compile(ClipClassifier(['cat', 'dog']), []))\n"
     )
     command = [sys.executable, "-m", "mypy", "--cache-dir=.cache", "client.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "py.typed" not in done.stdout
     assert 'Revealed type is "ipo_dspy.optimizer.ipo.IPO"' in done.stdout
-    assert "ipo_dspy.classifier.program.ClipClassifier" in done.stdout
+    assert 'Revealed type is "ipo_dspy.classifier.program.ClipClassifier"' in done.stdout
