@@ -340,11 +340,10 @@ def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
         changes: dict[str, Any] = {"before": score, "after": score, "class_texts": {}, "changes": []}
         journal.append({"event": "class_texts", "predictor": "self", **found, **changes})
     page = render_report(tmp_path)
-    assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json photos"]
+    assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json new_images"]
+    assert "images that chose neither template nor words, in folders named as their classes" in page
     options = {"--image-column": ["file name"], "--costs": ["costs.csv"], "--steps": ["9"]}
     add(tmp_path, "command", data="pets.csv", options=options)
     (command, *_) = to_copy(render_report(tmp_path))
-    assert command == (
-        f"ipo-dspy calibrate {tmp_path.name}/best.json pets.csv --image-column 'file name' --costs costs.csv"
-    )
+    assert command == (f"ipo-dspy calibrate {tmp_path.name}/best.json new_images --costs costs.csv")
     assert "Hardly recognized on validation images: owl 0 %. Other words were searched already" in page

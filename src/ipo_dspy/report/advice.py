@@ -58,8 +58,9 @@ def _for_classes(run: RunState, search: SearchState, folder: Path, *, below: flo
     fact = f"{'Hardly' if worst[0][0] < WEAK else 'Least often'} recognized on {split} images: {shown}"
     if search.class_texts is not None:
         unknown = () if search.objective in get_args(CalibrationObjective) else ("--objective",)
-        command = command_line(run, "calibrate", saved_program(folder), data_of(run), omitted=unknown)
-        return [Command(f"{fact}. Other words were searched already: fit class weights", command)]
+        purpose = "Other words were searched already: fit class weights to images that chose neither template nor words"
+        command = command_line(run, "calibrate", saved_program(folder), "new_images", omitted=unknown)
+        return [Command(f"{fact}. {purpose}, in folders named as their classes", command)]
     words = [
         f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(['another name', 'a short description'])}"
         for _, name in worst

@@ -10,23 +10,24 @@ from types import MappingProxyType
 from ipo_dspy.clip.model_spec import name_alone
 from ipo_dspy.run.state import RunState
 
-READING = ("--image-column", "--label-column", "--base", "--classes", "--split", "--skip-unreadable")
 GOAL = ("--objective", "--costs", "--min-recall")
 ACCEPTED = {
     "optimize": (
         *("--prompt-model", "--description-model", "--request-mode", "--task-description"),
         *("--device", "--also", "--across", "--template", "--initial-template"),
         *("--shots", "--test", "--val", "--test-data", "--min-images", "--multi-label", "--base-novel"),
-        *(*READING, "--class-texts", *GOAL, "--optimize", "--candidates", "--max-recall-drop"),
+        *("--image-column", "--label-column", "--base", "--classes", "--split", "--skip-unreadable"),
+        *("--class-texts", *GOAL, "--optimize", "--candidates", "--max-recall-drop"),
         *("--steps", "--auto", "--prompts-per-step", "--history-size", "--patience", "--seed"),
         *("--choose", "--tolerance", "--ensemble", "--polish", "--no-polish", "--images-in-request"),
         *("--max-lm-calls", "--max-tokens", "--max-cost", "--max-seconds", "--max-consecutive-errors"),
         *("--max-described-images", "--prefetch", "--no-prefetch", "--num-threads"),
     ),
-    "calibrate": (*READING, *GOAL, "--device"),
+    "calibrate": (*GOAL, "--device"),
     "evaluate": (*GOAL, "--device"),
 }
-"""The options of `optimize` that each command takes, other commands `--device` alone.
+"""The options of `optimize` that each command takes, other commands `--device` alone; `calibrate` and `evaluate` need
+other images than the search had, so they take none that say how to read those.
 
 Left out are the model, which the journal names, the folder of the run, and what may be an address or a secret: the
 settings of language models, and a cluster.
