@@ -57,6 +57,15 @@ def test_what_is_left_over_is_for_validation_and_in_no_other_part(tmp_path: Path
     assert sizes(sets(data, test=3.0)) == (4, 4, {"all": 3})
 
 
+def test_knows_whether_all_shots_would_let_more_images_decide(tmp_path: Path) -> None:
+    data = plant(tmp_path / "whole", {"cat": 10, "dog": 10})
+    assert [sets(data, shots=shots).has_spare for shots in ("2", "5", "all")] == [True, False, False]
+    assert sets(data, test=0.0, val="none").has_spare
+    parts = plant(tmp_path / "parts", {"cat": 10, "dog": 10}, "train", "val")
+    assert not sets(parts, test=0.0).has_spare
+    assert sets(parts, test=0.0, val="none").has_spare
+
+
 def test_too_few_leftovers_decide_nothing(tmp_path: Path) -> None:
     assert sizes(sets(plant(tmp_path, {"cat": 22, "dog": 22}), shots="10")) == (20, None, {"all": 22})
 

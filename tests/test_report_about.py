@@ -31,7 +31,7 @@ from ipo_dspy.cli.app import app
 from ipo_dspy.data import load_image_folder
 from ipo_dspy.report import render_report
 from ipo_dspy.report.command_lines import ACCEPTED
-from ipo_dspy.run.journal import FILE_NAME, Journal
+from ipo_dspy.run.journal import FILE_NAME, Journal, replay
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,8 @@ def test_advised_commands_have_the_options_of_the_run_and_run(
         assert "--log-dir" not in parts
     assert not set(goal) & set(shlex.split(words))
     assert shlex.split(shots)[-2:] == ["--shots", "all"]
+    command = next(event for event in replay(Path("runs", "goal")) if event["event"] == "command")
+    assert command["has_spare_images"] is True
     for command in (words, shots):
         assert call(capsys, *shlex.split(command)[1:], "--dry-run")[0] == 0, command
 

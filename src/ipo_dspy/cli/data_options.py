@@ -75,11 +75,15 @@ class ImageOptions:
 
 @dataclass(frozen=True, slots=True)
 class DataSets:
-    """Images of a run."""
+    """Images of a run.
+
+    `has_spare` is True if `--shots all` would let more images decide.
+    """
 
     train: "ImageDataset"
     validation: "ImageDataset | None"
     tests: "Mapping[str, ImageDataset]"
+    has_spare: bool = False
 
     def __str__(self) -> str:
         """Return the numbers of classes and images."""
@@ -156,6 +160,7 @@ class SplitOptions:
         test = 0.0 if has_tests else 0.5 if self.test is None else self.test
         share = int(test) if test.is_integer() else test
         train, rest, held_out = catalog.split(shots=self.per_class, test=share or None, seed=seed)
+        has_spare = len(catalog.labels) > len(train) + len(held_out or ())
 
         def load(role: str, other: str | Path | None) -> "ImageDataset":
             """Return the images of another path, or else of a part of the data."""
@@ -170,15 +175,16 @@ class SplitOptions:
         validation = rest
         if self.val is not None or "validation" in parts:
             validation = None if (self.val or "").lower() == "none" else load("validation", self.val)
+            has_spare = has_spare and validation is None
         _warn_of_copies(train, validation, held_out)
         if not halves:
-            return DataSets(train, validation, {} if held_out is None else {"all": held_out})
+            return DataSets(train, validation, {} if held_out is None else {"all": held_out}, has_spare)
         if held_out is None:
             raise InputError("--base-novel needs test images; set --test to a fraction, e.g. --test 0.5")
         base, novel = base_novel(train)
         tests = {"base": held_out.subset(base.classes), "novel": held_out.subset(novel.classes)}
         chosen = None if validation is None else validation.subset(base.classes)
-        return DataSets(base, chosen or None, tests)
+        return DataSets(base, chosen or None, tests, has_spare)
 
 
 def _find_parts(data: Path, options: "DataOptions") -> "dict[str, DataOptions]":

@@ -189,7 +189,7 @@ def optimize(
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = search.log_dir or runs.next_free_folder("runs", data.stem or "run")
-    command = resume.command_event(ctx, data)
+    command = resume.command_event(ctx, data, has_spare_images=sets.has_spare)
     _run(program, sets, folder, options, as_json=as_json, dry_run=dry_run, command=command)
 
 

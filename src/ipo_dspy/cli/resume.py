@@ -30,7 +30,7 @@ def command(folder: Path) -> str:
     return shlex.join(["ipo-dspy", *map(_without_credentials, _invoked), *([] if is_passed else [option, str(folder)])])
 
 
-def command_event(context: "Context", data: Path) -> "CommandEvent":
+def command_event(context: "Context", data: Path, *, has_spare_images: bool) -> "CommandEvent":
     """Return the data and the options that were passed to `optimize`, as far as advised commands repeat them."""
     from ipo_dspy.report.command_lines import ACCEPTED  # loads Jinja
 
@@ -43,7 +43,8 @@ def command_event(context: "Context", data: Path) -> "CommandEvent":
             values = [] if isinstance(value, bool) else value if isinstance(value, list | tuple) else [value]
             options[option] = [_without_credentials(str(item)) for item in values]
     options = {option: values for option, values in options.items() if option in ACCEPTED["optimize"]}
-    return {"event": "command", "data": _without_credentials(str(data)), "options": options}
+    shown = _without_credentials(str(data))
+    return {"event": "command", "data": shown, "options": options, "has_spare_images": has_spare_images}
 
 
 def _without_credentials(argument: str) -> str:

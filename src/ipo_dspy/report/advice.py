@@ -26,9 +26,10 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     """Return commands that may improve a result.
 
     Classes that are hardly recognized call for other words, and for class weights after a search for words; few images
-    call for more; a gain that cannot be told apart from none calls for other words and another encoder. Empty until a
-    template is selected, and for what the command line cannot search: a part of a program, or by a metric in Python.
-    With several labels an image only more images are called for: words, weights and that encoder are for one label.
+    call for those of the data that the run left out; a gain that cannot be told apart from none calls for other words
+    and another encoder. Empty until a template is selected, and for what the command line cannot search: a part of a
+    program, or by a metric in Python. With several labels an image only more images are called for: words,
+    weights and that encoder are for one label.
     """
     chosen = choice.summarize(search)
     if chosen is None or search.predictor != "self" or "metric" in run.settings:
@@ -38,7 +39,7 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     )
     is_unclear = search.class_texts is None and not chosen.against_start.startswith("clearly")
     steps = [] if has_several_labels else _for_classes(run, search, folder, below=100.0 if is_unclear else WEAK)
-    if choice.few_images(search):
+    if choice.few_images(search) and (run.command is None or run.command.get("has_spare_images", True)):
         purpose = "Few images decided: use all but the test images, and add some"
         steps.append(Command(purpose, _optimize(run, search, {"--shots": "all"})))
     if is_unclear and not has_several_labels and search.setup["model"].get("model") != OTHER_MODEL["--model"]:

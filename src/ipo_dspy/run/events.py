@@ -419,12 +419,13 @@ class CommandEvent(TypedDict):
     """The command line of a session: its data, and the options that were passed, with the values of each.
 
     A flag has no value. Folders of runs, clusters, and settings of language models are left out; credentials in
-    addresses are masked.
+    addresses are masked. `has_spare_images` is true if `--shots all` would let more images decide.
     """
 
     event: Literal["command"]
     data: str
     options: dict[str, list[str]]
+    has_spare_images: NotRequired[bool]
 
 
 class RunFinishedEvent(TypedDict):
