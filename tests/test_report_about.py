@@ -162,7 +162,7 @@ def test_the_advised_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch)
         for role in ("start", "best"):
             evaluation(journal, role, 50.0, per_class={"cat": [0, 2], "owl": [2, 2]})
     words, *commands = to_copy(render_report("runs/photos-2"))[:-5]
-    assert list(json.loads(words)) == ["cat"]
+    assert json.loads(words) == {"cat": ["cat"]}
     Path("words.json").write_text(words)
     assert [command.split()[-2:] for command in commands[:2]] == [["--candidates", "words.json"], ["--shots", "all"]]
     for command in commands:
@@ -181,8 +181,7 @@ def test_the_advised_commands_run(photos: Path, monkeypatch: pytest.MonkeyPatch)
             {},
             {"owl": [0, 6], "<i>it's": [0, 5], "ship": [1, 6], "key": [1, 5]},
             [
-                '{\n "owl": ["another name", "a short description"],\n'
-                ' "ship": ["another name", "a short description"]\n}',
+                '{\n "owl": ["owl"],\n "ship": ["ship"]\n}',
                 f"{OPTIMIZE} --template 'a grey <CLASS>.' --optimize class_texts --candidates words.json",
             ],
         ),
@@ -198,6 +197,37 @@ def test_advises_by_what_was_measured(
     page = render_report(tmp_path)
     assert to_copy(page)[:-6] == advised
     assert ("the other options of this run" in page) == bool(advised)
+
+
+def test_words_to_add_to_are_those_of_the_run_and_further_weak_classes_are_counted(tmp_path: Path) -> None:
+    chosen_run(tmp_path, gain=9.0)
+    file, texts = tmp_path / FILE_NAME, '"class_texts": {"owl": ["owl bird", "Äule"]}'
+    file.write_text(file.read_text().replace('"images": 400', f'"images": 400, {texts}'))
+    weak = {name: [0, 5] for name in ("owl", "key", "ship", "star", "tree")}
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={**weak, "crab": [1, 5]})
+    page = render_report(tmp_path)
+    assert to_copy(page)[0] == '{\n "key": ["key"],\n "owl": ["owl bird", "Äule"],\n "ship": ["ship"]\n}'
+    assert "key 0 %, owl 0 %, ship 0 %, and 2 more below 20 %: see Classes below. Write" in page
+    assert page.index("see Classes below") < page.index("<h3>Classes ")
+
+
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_all_images_are_advised_only_if_the_run_left_some_out(has_spare: bool, tmp_path: Path) -> None:
+    chosen_run(tmp_path, images=25, is_spread_known=False)
+    add(tmp_path, "command", data="photos", options={}, has_spare_images=has_spare)
+    page = render_report(tmp_path)
+    assert (f"{OPTIMIZE} --shots all" in to_copy(page)) == has_spare
+    assert "use more training images, or validation images (--val)" in page
+
+
+@pytest.mark.parametrize("name", ["ViT-L-14", "ViT-L/14"])
+def test_the_encoder_in_use_is_not_advised(name: str, tmp_path: Path) -> None:
+    chosen_run(tmp_path, gain=0.0)
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text().replace("ViT-B-16-quickgelu", name))
+    assert "another encoder" not in render_report(tmp_path)
 
 
 def test_advised_commands_have_the_options_of_the_run_and_run(

@@ -42,7 +42,8 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     if choice.few_images(search) and (run.command is None or run.command.get("has_spare_images", True)):
         purpose = "Few images decided: use all but the test images, and add some"
         steps.append(Command(purpose, _optimize(run, search, {"--shots": "all"})))
-    if is_unclear and not has_several_labels and search.setup["model"].get("model") != OTHER_MODEL["--model"]:
+    model = str(search.setup["model"].get("model")).replace("/", "-")  # open_clip reads ViT-L/14 as ViT-L-14
+    if is_unclear and not has_several_labels and model != OTHER_MODEL["--model"]:
         purpose = "The gain cannot be told apart from none: another encoder may bring more than another template"
         steps.append(Command(purpose, _optimize(run, search, OTHER_MODEL)))
     return steps
@@ -52,23 +53,28 @@ def _for_classes(run: RunState, search: SearchState, folder: Path, *, below: flo
     """Return what helps the classes of the search that are recognized least, if that is less than a percentage."""
     split, rows = summary.class_table(search) or ("", [])
     shares = sorted((row.best or 0.0, row.name) for row in rows if row.name in search.setup["classes"])
-    worst = [(share, name) for share, name in shares if share < below][:NAMED]
+    weak = [(share, name) for share, name in shares if share < below]
+    worst = weak[:NAMED]
     if not worst or search.selected is None:
         return []
     shown = ", ".join(f"{name} {share:.0f} %" for share, name in worst)
+    if len(weak) > NAMED:
+        shown += f", and {len(weak) - NAMED} more below {below:g} %: see Classes below"
     fact = f"{'Hardly' if worst[0][0] < WEAK else 'Least often'} recognized on {split} images: {shown}"
     if search.class_texts is not None:
         unknown = () if search.objective in get_args(CalibrationObjective) else ("--objective",)
         purpose = "Other words were searched already: fit class weights to images that chose neither template nor words"
         command = command_line(run, "calibrate", saved_program(folder), "new_images", omitted=unknown)
         return [Command(f"{fact}. {purpose}, in folders named as their classes", command)]
+    present = search.setup.get("class_texts", {})
     words = [
-        f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(['another name', 'a short description'])}"
+        f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(present.get(name, [name]), ensure_ascii=False)}"
         for _, name in worst
     ]
+    purpose = "Write to words.json how they are read now, and add other names and short descriptions to each"
     searched = {"--template": search.selected["template"], "--optimize": "class_texts", "--candidates": "words.json"}
     return [
-        Command(f"{fact}. Write other words for them to words.json", "{\n" + ",\n".join(words) + "\n}"),
+        Command(f"{fact}. {purpose}", "{\n" + ",\n".join(words) + "\n}"),
         Command("Search these words, by accuracy", _optimize(run, search, searched, NOT_FOR_WORDS)),
     ]
 
