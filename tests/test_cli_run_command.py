@@ -382,6 +382,30 @@ def test_a_dry_run_of_a_search_for_words_alone_selects_no_template(
     assert plan["words"] == "then other texts for the classes are tried"
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"zebra": ["x"]}, "--candidates must be given for names of classes, got 'zebra'"),
+        ({"cat": ["kitten", "bat"]}, "text 'bat' of class 'cat' must not be a text or the name of class 'bat'"),
+        (None, "--min-recall must be given for names of classes, got 'zebra'"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_refuse(
+    texts: dict[str, list[str]] | None,
+    message: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    words = ["--optimize", "template", "--optimize", "class_texts", "--candidates", str(tmp_path / "texts.json")]
+    command = search(photos, tmp_path / "run", None, *(["--min-recall", "zebra=0.5"] if texts is None else words))
+    dry, run = (call(capsys, *command, *flag) for flag in (["--dry-run"], []))
+    assert dry[0] == run[0] == 2
+    assert message in dry[2]
+    assert dry[2] in run[2]
+
+
 def test_the_number_of_templates_tried_says_how_many_were_compared(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,7 +217,7 @@ def _run(
     optimizer = IPO(log_dir=folder, observers=[progress], progress=False, **options)
     if dry_run:
         plan = runs.plan(optimizer, program, sets, folder)
-        show.estimate(optimizer.estimate(program, sets.train), plan, as_json=as_json)
+        show.estimate(optimizer.estimate(program, sets.train, valset=sets.validation), plan, as_json=as_json)
         return
     progress.steps = optimizer.config.num_steps
     before, again = runs.journal_size(folder), f"resume with: {resume.command(folder)}"

@@ -216,12 +216,9 @@ class IPO(Teleprompter):
         test: TestFunction | None,
     ) -> dspy.Module:
         classifiers = find_classifiers(student)
-        if any(classifier.multi_label for classifier in classifiers.values()):
-            self.config.check_several_labels()
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
         tasks = self._collect_tasks(student, classifiers, trainset, valset)
-        self._check_objective(tasks)
         with open_session(
             self.config.log_dir,
             limits=self.config.limits,
@@ -243,10 +240,13 @@ class IPO(Teleprompter):
             session.finish(details.status)
         return best
 
-    def estimate(self, student: dspy.Module, trainset: Sequence[dspy.Example]) -> "Estimate":
+    def estimate(
+        self, student: dspy.Module, trainset: Sequence[dspy.Example], *, valset: Sequence[dspy.Example] | None = None
+    ) -> "Estimate":
         """Estimate the cost of `compile` without sending any request.
 
-        Images are not encoded, but a composite program may be run on a few examples to trace its classifiers.
+        Arguments are checked as by `compile`, as far as that needs no CLIP model and no image. Images are not encoded,
+        but a composite program may be run on a few examples to trace its classifiers.
 
         >>> from ipo_dspy import demo
         >>> task = demo.load("pixel-animals", shots=2)
@@ -257,7 +257,8 @@ class IPO(Teleprompter):
         from ipo_dspy.optimizer.cost_estimate import estimate
 
         proposer = build_proposer(self.config)
-        tasks = self._collect_tasks(student, find_classifiers(student), example_list(trainset, "trainset"), None)
+        examples = None if valset is None else example_list(valset, "valset")
+        tasks = self._collect_tasks(student, find_classifiers(student), example_list(trainset, "trainset"), examples)
         about, limit = self.config.task_description, self.config.max_described_images
         searches = [(task.sentence(about), min(limit, len(task.train.labels))) for task in tasks]
         return estimate(language_models(self.config, proposer), proposer, self.config, searches)
@@ -300,12 +301,15 @@ class IPO(Teleprompter):
         trainset: list[dspy.Example],
         valset: list[dspy.Example] | None,
     ) -> list[SearchTask]:
+        """Return the tasks, after all checks that need neither models nor images."""
+        if any(classifier.multi_label for classifier in classifiers.values()):
+            self.config.check_several_labels()
         given = {name: getattr(self.config, name) for name in ("label_field", "num_threads", "skip_unreadable")}
         train, validation = (
             {} if examples is None else collect_training_images(student, classifiers, examples, name=name, **given)
             for name, examples in (("trainset", trainset), ("valset", valset))
         )
-        return [
+        tasks = [
             SearchTask(
                 name,
                 classifier,
@@ -316,13 +320,17 @@ class IPO(Teleprompter):
             )
             for name, classifier in classifiers.items()
         ]
+        self._check_tasks(tasks)
+        return tasks
 
-    def _check_objective(self, tasks: Sequence[SearchTask]) -> None:
-        """Check that the objective can be measured, and that candidates are for classes, before slow work."""
+    def _check_tasks(self, tasks: Sequence[SearchTask]) -> None:
+        """Check that the objective can be measured, and that candidates can stand for classes."""
         goal, classes = self.config.goal, list(dict.fromkeys(name for task in tasks for name in task.train.classes))
         has_other_images = getattr(self.config.backend, "images", None) is not None  # whose labels only workers read
         check_class_names("candidates", self.config.candidates or (), classes)
         for task in tasks:
+            if self.config.searches_class_texts:
+                task.check_candidates(self.config.candidates or {})
             if has_other_images:
                 goal.check(classes, None, "trainset", options=task.train.options)
             else:

@@ -87,7 +87,8 @@ class Pipeline:
                 template_tokens(encoder.backbone, template, task.classifier.texts_of(task.train.classes))
         task = task.with_published(config.template_lists)
         if config.searches_class_texts:
-            task.check_candidates(config.candidates or {})
+            for texts in task.check_candidates(config.candidates or {}).values():
+                template_tokens(task.classifier.backbone, task.initial[0], texts)
         session.recorder.progress(task.name, "model", 1, 1)
         if config.backend is not None:
             config.backend.check(task.classifier.backbone)

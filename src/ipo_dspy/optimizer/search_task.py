@@ -79,14 +79,15 @@ class SearchTask:
             task = replace(task, initial=(*task.initial, *(Template((line,)) for line in lines.lines)))
         return task
 
-    def check_candidates(self, candidates: Mapping[str, Sequence[str]]) -> None:
-        """Check that the words of the classes can be searched, and the texts that the user gave for some of them.
+    def check_candidates(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+        """Check that the words of the classes can be searched, and return the texts that the user gave for some.
+
+        Whether the model can read them in full is not checked.
 
         Raises:
             InputError: the classes differ from image to image, or a text cannot stand for its label.
         """
         from ipo_dspy.class_texts import check_texts
-        from ipo_dspy.clip.template_tokens import template_tokens
 
         if self.train.choices is not None or (self.validation is not None and self.validation.choices is not None):
             raise InputError(
@@ -96,8 +97,7 @@ class SearchTask:
                 hint="pass ClipClassifier(classes=[...]), and images without classes",
             )
         own = {label: texts for label, texts in candidates.items() if label in self.train.classes}
-        for texts in check_texts(self.train.classes, own).values():
-            template_tokens(self.classifier.backbone, self.initial[0], texts)
+        return check_texts(self.train.classes, own)
 
 
 @dataclass(frozen=True, slots=True)
