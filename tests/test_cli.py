@@ -19,6 +19,7 @@ from ipo_dspy.data import load_images
 from ipo_dspy.optimizer.evaluation import evaluate
 from ipo_dspy.run.journal import replay
 from ipo_dspy.scoring.imagenet_prompts import imagenet_templates
+from ipo_dspy.scoring.intervals import wilson_interval
 from ipo_dspy.template import Template
 
 
@@ -232,7 +233,10 @@ def test_evaluate_prints_figures(run_folder: Path, photos: Path, capsys: pytest.
     assert found["images"] == 30
     assert sum(correct for correct, _ in found["per_class"].values()) == round(found["accuracy"] * 30 / 100)
     code, text, _ = call(capsys, "evaluate", str(run_folder / "best.json"), str(photos))
-    assert "accuracy %" in text
+    interval = wilson_interval(found["accuracy"], 30)
+    assert found["interval"] == {"low": interval.low, "high": interval.high}
+    row = next(line.split("\u2502") for line in text.splitlines() if f"{found['accuracy']:.2f}" in line)
+    assert row[2].strip() == f"{interval.low:.1f}\u2013{interval.high:.1f}".replace("100.0", "100")
 
 
 def test_classify_names_each_image(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Commands for a saved program, images or a run: evaluate, describe, report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from ipo_dspy.cli import output as show
 from ipo_dspy.cli import terminal
 from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.errors import DataError
+from ipo_dspy.scoring.intervals import Interval, wilson_interval
 
 if TYPE_CHECKING:
     from ipo_dspy.optimizer.evaluation import EvaluationResult
@@ -55,17 +57,21 @@ def evaluate(
     if classifier.is_calibrated:
         show.note("the probabilities are calibrated; a threshold is not applied")
     left_out = len(dataset) - len(result.predicted)
+    interval = wilson_interval(result.score.accuracy, len(result.predicted))
     if as_json:
         precision, confusions = result.average_precision, list(map(list, result.confusions))
         details = {"average_precision": precision} if several else {"confusions": confusions}
         counts = {"images": len(result.predicted), "left_out": left_out, "per_class": dict(result.per_class)}
         scores = {"objective": result.objective, **result.score.fields, **result.measures}
+        scores["interval"] = asdict(interval)
         show.write_json({"template": str(result.template), **scores, **counts, **details})
     else:
-        _show_evaluation(result, left_out, wanted["min_recall"] or {})
+        _show_evaluation(result, interval, left_out, wanted["min_recall"] or {})
 
 
-def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[str, float]) -> None:
+def _show_evaluation(
+    result: "EvaluationResult", interval: Interval, left_out: int, floors: Mapping[str, float]
+) -> None:
     precision, recalls = result.average_precision, {name: c / total for name, (c, total) in result.per_class.items()}
     worst_first = sorted(recalls, key=lambda name: precision.get(name, recalls[name]))
     classes = [[name, *map(str, result.per_class[name])] for name in worst_first]
@@ -78,8 +84,9 @@ def _show_evaluation(result: "EvaluationResult", left_out: int, floors: Mapping[
         errors = [(true, other, str(count)) for true, other, count in result.confusions[:CONFUSIONS]]
         show.rows("most confused", ["class", "predicted as", "images>"], errors)
     show.template(str(result.template))
-    total = (f"{result.score.accuracy:.2f}", f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))
-    show.rows("all classes", ["accuracy %>", "loss>", "images>", "left out>"], [total])
+    shares = (f"{result.score.accuracy:.2f}", show.interval(interval))
+    total = (*shares, f"{result.score.loss:.4f}", str(len(result.predicted)), str(left_out))
+    show.rows("all classes", ["accuracy %>", "95 %>", "loss>", "images>", "left out>"], [total])
     show.measures(result.measures, result.objective, result.score)
     reached = [
         (name, f"{100 * floor:g}", f"{100 * recalls[name]:.1f}", "met" if recalls[name] >= floor - 1e-8 else "missed")

@@ -88,7 +88,7 @@ def _scores(result: "RunSummary", labels: Mapping[str, str]) -> None:
         "images": {name: str(count) for name, count in result.final.images.items()},
         **{labels[role]: cells for role, cells in accuracies.items()},
         # Images that chose the template would flatter it, so only test images have these two.
-        "95 %": {name: _interval(interval) for name, interval in intervals.items()},
+        "95 %": {name: interval(found) for name, found in intervals.items()},
         "gain": {name: f"{gain:.2f}" for name, gain in gains.items()},
         **_objective_rows(result, labels),
         **{f"loss, {labels[role]}": {name: f"{scores[name][role].loss:.3f}" for name in scores} for role in labels},
@@ -177,9 +177,9 @@ def _spending(spent: Usage, limits: Budget) -> None:
     rows("spent on language models", ["", "spent>", "limit>"], cells)
 
 
-def _interval(interval: "Interval") -> str:
+def interval(found: "Interval") -> str:
     """Return an interval of at most nine characters, so that the table fits into 80 columns."""
-    return f"{interval.low:.1f}\u2013{interval.high:.1f}".replace("100.0", "100")
+    return f"{found.low:.1f}\u2013{found.high:.1f}".replace("100.0", "100")
 
 
 def _usd(cost: float | None) -> str:
