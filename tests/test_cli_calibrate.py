@@ -88,6 +88,24 @@ def test_images_that_chose_the_template_are_shown(
     assert "100 % of the images were used to choose the template" in caplog.text
 
 
+def test_a_loss_that_rises_on_few_images_without_an_error_is_explained(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, known, page = str(folders / "program.json"), folders / "known", tmp_path / "page.html"
+    rows = json.loads(call(capsys, "classify", program, str(known), "--json")[1])
+    right = [row for row in rows if Path(row["image"]).parent.name == row["label"]]
+    surest = {row["label"]: row for row in sorted(right, key=lambda row: row["confidence"])}
+    few = [f"{row['image']},{label}" for label, row in surest.items()]
+    (tmp_path / "few.csv").write_text("\n".join(["image,label", *few]))
+    out_file = ["--out", str(tmp_path / "out.json"), "--report", str(page)]
+    code, _, err = call(capsys, "calibrate", program, str(tmp_path / "few.csv"), *out_file)
+    assert code == 0, err
+    assert f"all {len(few)} images are recognized, which does not prove that others will be" in err
+    assert f"All {len(few)} images are recognized, which does not prove" in page.read_text()
+    assert "are recognized" not in call(capsys, "calibrate", program, str(known), *out_file)[2]
+    assert "are recognized" not in page.read_text()
+
+
 def test_unknown_images_that_cannot_be_separated_are_reported(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,8 @@ def calibrate(
         show.write_json({"template": str(calibrated.template), "program": str(target), **found.plain()})
         return
     _print(found, unknown_label)
+    if found.caution:
+        show.note(found.caution)
     for name, path in (("program", target), ("report", page)):
         if path is not None:
             show.note(f"{name}  {path}")

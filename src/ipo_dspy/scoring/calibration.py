@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ipo_dspy._internal.counts import pluralize
 from ipo_dspy.argument_checks import flag, invalid, one_of, require_number
 from ipo_dspy.errors import Argument, Hint, InputError
 from ipo_dspy.scoring.calibration_error import (
@@ -170,6 +171,16 @@ class CalibrationReport:
     mean_cost: tuple[float, float] | None = None
     recalls: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
     chose_template: float = 0.0
+
+    @property
+    def caution(self) -> str:
+        """The reason why the loss rose although every image is recognized; empty if that is not so."""
+        if self.before.accuracy < 100 or self.after.loss <= self.before.loss:
+            return ""
+        return (
+            f"all {pluralize(self.images, 'image')} are recognized, which does not prove that others will be: "
+            "probabilities become less certain on purpose, so the loss on these images is higher"
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return the same as values that `json.dumps` takes."""
