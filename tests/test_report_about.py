@@ -266,8 +266,8 @@ def test_advised_commands_have_the_options_of_the_run_and_run(
         assert "--log-dir" not in parts
     assert not set(goal) & set(shlex.split(words))
     assert shlex.split(shots)[-2:] == ["--shots", "all"]
-    command = next(event for event in replay(Path("runs", "goal")) if event["event"] == "command")
-    assert command["has_spare_images"] is True
+    (recorded,) = (event for event in replay(Path("runs", "goal")) if event["event"] == "command")
+    assert recorded["has_spare_images"]
     for command in (words, shots):
         assert call(capsys, *shlex.split(command)[1:], "--dry-run")[0] == 0, command
 
