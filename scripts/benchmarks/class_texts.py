@@ -3,8 +3,7 @@
 Candidate texts for one class against cached features of 10,000 images in ten classes: only one column of the logits
 changes, so a candidate is one product of N x D (`ipo_dspy.scoring.class_columns`). Next to it, the table of all
 classes is scored again for each candidate (`tally_templates`). Features are random, which does not affect the time.
-Rates are medians, in turn in one process; the rate of one core uses processor time, which varies less on a busy
-machine.
+Rates are medians, in turn in one process; the rate of one core uses processor time, which varies less under load.
 
 Then the words of the bundled tasks are searched with the recorded answers of a language model that saw nothing but the
 requests (tests/conversations, `demo-vit`, 16 images per class, seeds 1 to 3, starting from the template that the

@@ -72,9 +72,9 @@ class Question(NamedTuple):
 class ClipDecider(dspy.BaseLM):
     """CLIP as the `lm` of a `dspy.Predict` with one image input, and `Choice` or `Noul` outputs.
 
-    What CLIP reads for an option fills the `<CLASS>` of a template. The template of an output is its description
-    (or its `fields[...]["instructions"]`), else the signature's instructions, whichever is first to contain `<CLASS>`,
-    else `template`. The texts of an option are its criteria (a text, or a list of texts, which are averaged), else the
+    The texts of an option fill the `<CLASS>` of a template. The template of an output is the first of
+    these that contains `<CLASS>`: its description (or its `fields[...]["instructions"]`), the signature's instructions,
+    and `template`. The texts of an option are its criteria (a text, or a list of texts, which are averaged), else the
     option itself. A `Noul` needs criteria for both outcomes, since CLIP does not understand "no".
 
     Args:
@@ -86,7 +86,7 @@ class ClipDecider(dspy.BaseLM):
         allow_url: fetch images given as http(s) URLs.
 
     Attributes:
-        cache: True, because image features are cached; `dspy.experimental.ReAnchor` asks for it.
+        cache: True, because image features are cached; `dspy.experimental.ReAnchor` reads it.
 
     Raises:
         TemplateError: immediately, for an invalid template; in a call, for one in the signature.
@@ -284,8 +284,8 @@ def _read_criteria(criteria: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...
 def find_image(inputs: Any) -> ImageSource:
     """Return the only image among the inputs of a decision request.
 
-    Images that DSPy wrote as text are data URIs or URLs; a path in such a text is refused, because others may have
-    written it.
+    Images that DSPy wrote as text are data URIs or URLs; a path in such a text is rejected, because others may
+    have written it.
 
     Raises:
         ImageError: no image, or several.

@@ -20,8 +20,8 @@
      +-- BudgetError                      a limit of the run leaves nothing for another request
           +-- StoppedError                the user stopped the run
 
-Each message names the input and ends with a remedy. Arguments are structured, so that the command line can name its
-own options instead; it prints the message alone. Anything outside this tree is a bug and keeps its traceback.
+Each message names the input and ends with a remedy. Arguments are structured, so that the command line can name its own
+options instead; it prints only the message. Any exception outside this tree is a bug and keeps its traceback.
 """
 
 from collections.abc import Callable
@@ -96,12 +96,12 @@ class Hint:
 
 
 class IPOError(Exception):
-    """Root of the tree; ``except IPOError`` catches whatever a caller can fix.
+    """Root of the tree; ``except IPOError`` catches everything that a caller can fix.
 
     A message may quote external text, so the secrets of this process are redacted in all of them.
 
     Args:
-        message: the fact; with an argument it continues its name, e.g. `must be positive`.
+        message: the problem; with an argument, the text after its name, e.g. `must be positive`.
         argument: the name of the argument that the message is about.
         value: the value that was passed, if the message should quote it.
         hint: the remedy, which ends the message.

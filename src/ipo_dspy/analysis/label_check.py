@@ -1,7 +1,7 @@
 """List the images whose label is suspicious under a program; the rule is in `scoring.confident_learning`.
 
-Few labels are enough to choose a template, and they change nothing but its words. So a program is not fitted to single
-labels as a trained network is, and its training images can be judged by it.
+A search only chooses words, so a program is not fitted to single labels as a trained
+network is, and it can judge its own training images.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class SuspiciousLabel:
         source: path of the image; empty if unknown.
         label: its label.
         probability: probability of the label under the program, 0 to 1.
-        suggested: the class that it seems to be.
+        suggested: the class that it seems to show.
         suggested_probability: probability of that class.
     """
 
@@ -57,9 +57,9 @@ class LabelCheck:
 def check_labels(program: "ClipClassifier", examples: "Sequence[dspy.Example]") -> LabelCheck:
     """Return the images whose label is suspicious under a program.
 
-    Of a calibrated program the temperature applies, but not the class weights, which were fitted to labels.
+    If the program is calibrated, its temperature applies, but not its class weights, which were fitted to labels.
 
-    All probabilities are held at once, twice for a moment: 4 GB for a million images and a thousand classes.
+    All probabilities are held in memory, briefly twice: 4 GB for a million images and a thousand classes.
 
     Args:
         program: classifier whose classes include all labels.

@@ -2,7 +2,7 @@
 
 A program and its reference usually see the same images, and then only images on which they differ distinguish them. So
 outcomes are kept by image, and the test is McNemar's exact test, which finds differences that two accuracies hide. An
-earlier check whose images are others is compared by Fisher's exact test. Both are one-sided, on accuracy.
+earlier check on other images is compared by Fisher's exact test. Both tests are one-sided, on accuracy.
 """
 
 import math
@@ -68,7 +68,7 @@ class CheckResult:
         program: outcomes of the program.
         reference: outcomes of what it was compared with.
         comparisons: on the images that both saw, and on those that only the program saw; one of the two may be missing.
-        alpha: probability that a program that is as good as the reference is called worse.
+        alpha: probability of a false alarm: that a program as good as the reference is called worse.
     """
 
     program: Outcomes

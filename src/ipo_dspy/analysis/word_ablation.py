@@ -1,9 +1,9 @@
 """The worth of each part of a template: it is scored without each phrase and word, as in the paper's Table 1.
 
 Phrases are those of `template_phrases`, and are removed so that the rest remains a sentence where that is possible; the
-words of a phrase of several words are removed one by one, and nothing else is changed but spaces, articles, and marks
-left hanging. Of an ensemble, each line is left out. All templates see the same images, so the differences have the
-standard errors of paired comparisons.
+words of a phrase of several words are removed one by one, and nothing else is changed except spaces, articles, and
+leftover punctuation. For an ensemble, each line is left out. All templates see the same images, so the differences have
+the standard errors of paired comparisons.
 """
 
 from collections import Counter

@@ -101,7 +101,8 @@ class EncodingPredictor(LabeledPredictor):
     def lm(self) -> Any:
         """The language model that an optimizer set; it is never called. Otherwise CLIP itself, as a decision client.
 
-        Optimizers of decisions ask it whether asking again is cheap, and `dspy.BetterTogether` needs one.
+        Optimizers of decisions use it to find out whether repeated calls are cheap, and `dspy.BetterTogether` needs
+        one.
         """
         return self._lm or ClipDecider(self._backbone or self._spec, allow_url=self.allow_url)
 
@@ -128,7 +129,7 @@ class EncodingPredictor(LabeledPredictor):
     def probabilities(self, image_features: "Tensor", template: Template, classes: Sequence[str]) -> "Tensor":
         """Return the softmax over classes, whose texts are the classifier's: [N, D] normalized features to [N, C].
 
-        It is that of CLIP itself, without calibration. With `multi_label=True` it is the sigmoid of each class.
+        It is CLIP's own softmax, without calibration. With `multi_label=True` it is the sigmoid of each class.
         """
         logits = self._logits(image_features, template, classes)
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)

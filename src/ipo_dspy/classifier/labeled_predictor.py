@@ -88,7 +88,7 @@ class LabeledPredictor(dspy.Predict):
 
     @property
     def least_classes(self) -> int:
-        """The smallest number of classes: with several labels, one can be there or not."""
+        """The smallest number of classes; with `multi_label`, one class is enough, as it can be present or absent."""
         return 1 if self.multi_label else 2
 
     def check_single_label(self, task: str) -> None:
@@ -103,11 +103,11 @@ class LabeledPredictor(dspy.Predict):
 
     @property
     def class_texts(self) -> dict[str, tuple[str, ...]]:
-        """The texts of each label; a label without its own is read as it is."""
+        """The texts of each label; a label without texts stands for itself."""
         return dict(zip(self.classes or (), self.texts_of(self.classes or ()), strict=True))
 
     def texts_of(self, labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """Return what is filled into the template for each of some labels; unknown labels are read as they are."""
+        """Return the texts that fill the template for each label; unknown labels stand for themselves."""
         texts = self._texts
         return tuple(texts.get(label, (label,)) for label in labels)
 
@@ -188,13 +188,13 @@ class LabeledPredictor(dspy.Predict):
         return self.calibration if self._is_calibrated_for(template, classes) else None
 
     def note_choice(self, keys: Iterable[str]) -> None:
-        """Remember that the template was chosen on images with these hashes; a sample of them is saved."""
+        """Remember that the template was chosen on images with these hashes; a sample of the hashes is saved."""
         self._chosen_on = {"template": self.signature.instructions, "images": sample_of(keys)}
 
     def share_that_chose(self, keys: Iterable[str], remedy: str) -> float:
-        """Return the percentage of images with these hashes that chose the template, as far as that is known.
+        """Return the percentage of images with these hashes on which the template was chosen, as far as that is known.
 
-        If there are some, log a warning that ends with the remedy. Less than 1 % count as 0.
+        If there are any, log a warning that ends with the remedy. Less than 1 % counts as 0.
         """
         is_own = self._chosen_on.get("template") == self.signature.instructions
         share = 100.0 * share_inside(keys, self._chosen_on["images"]) if is_own else 0.0

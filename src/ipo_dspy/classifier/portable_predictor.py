@@ -1,4 +1,4 @@
-"""A classifier for other programs: arrays in and out, plain numbers, files of other formats, the hub."""
+"""A classifier for other programs: arrays in and out, plain numbers, export to other formats, the Hub."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,10 @@ class PortablePredictor(EncodingPredictor):
     """An encoding predictor that other libraries, runtimes and people can use."""
 
     def predict(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[Any]":
-        """Return the labels [N] of many images as an array, in the words of scikit-learn.
+        """Return the labels [N] of many images as an array, as in scikit-learn.
 
-        They are those of single calls: calibration counts, and images below its threshold have its unknown label.
+        They are the same as in single calls: a calibration applies, and images below its threshold get its unknown
+        label.
 
         Args:
             images: a list of images in any form that a call accepts, an array [N, H, W, 3] or a tensor [N, 3, H, W]
@@ -66,8 +67,8 @@ class PortablePredictor(EncodingPredictor):
     def predict_proba(self, images: Any, *, crops: "Boxes | None" = None) -> "NDArray[np.float64]":
         """Return the probabilities [N, C] of many images, a column for each of `classes`; arguments as for `predict`.
 
-        They are those of single calls, after temperature and class weights. With `multi_label=True` they are
-        independent, and rows do not add up to 1.
+        They are the same as in single calls, after temperature and class weights. With `multi_label=True`
+        they are independent, and rows do not add up to 1.
 
         Raises:
             ImageError, InputError, DataError, TemplateError: as for `predict`.
@@ -153,7 +154,7 @@ class PortablePredictor(EncodingPredictor):
         Args:
             path: the file, or the folder, in an existing folder.
             format: one of `ipo_dspy.export.FORMATS`, e.g. `safetensors`.
-            opset: version of the operators of `onnx`; a runtime may not know the default, 18, or prefer a later one.
+            opset: opset version of `onnx`; a runtime may not support the default, 18, or prefer a later one.
 
         Raises:
             InputError: an unknown format, one that cannot hold the classifier, or a missing package.
@@ -182,22 +183,22 @@ class PortablePredictor(EncodingPredictor):
         evaluation: "Evaluation | None" = None,
         commit_message: str = "Publish a program of ipo_dspy",
     ) -> str:
-        """Publish the program on the Hugging Face hub, with a card, and return the address of the commit.
+        """Publish the program on the Hugging Face Hub, with a model card, and return the URL of the commit.
 
         One commit holds `best.json`, as `save` writes it, and `README.md`: template, texts of the classes, model, and
-        what is known about the accuracy. A program as `IPO.compile` returned it knows the accuracy to expect on new
-        images, with its interval; one that was loaded from a file, or was changed, knows nothing.
+        the accuracy, if known. A program returned by `IPO.compile` has the accuracy to expect on new
+        images, with its interval; one that was loaded from a file, or was changed, has none.
 
         Args:
             name: `user/name`; the repository is created if it does not exist.
-            token: token of the hub with write access; the one of this machine if None. It is not kept.
-            private: whether a new repository is private; your default on the hub if None.
+            token: Hub token with write access; that of this machine if None. It is not stored.
+            private: whether a new repository is private; your Hub default if None.
             license: identifier of a license as the hub lists them, e.g. `mit`.
             evaluation: a result of `optimizer.evaluation.evaluate` for this program, which the card shows.
             commit_message: message of the commit.
 
         Raises:
-            ProgramFileError: the hub does not answer, or refuses.
+            ProgramFileError: the Hub does not respond, or rejects the request.
             ModelError: the model is a file or folder of one machine, which nobody else could load, or has a replaced
                 image encoder.
             InputError: the evaluation is of another program.

@@ -79,10 +79,10 @@ class ClipClassifier(PortablePredictor):
         top_k: number of classes in `scores`.
         allow_url: fetch images given as http(s) URLs.
         cache: `encode`, `batch`, `predict`, `calibrate`, and optimizers keep the features of images on disk for later
-            processes (docs/cache.md). Single calls keep them in memory only, in any case.
-        multi_label: images have several labels, or none: every class has a probability of its own, the sigmoid of its
-            logit, and `labels` are the classes with at least 0.5; `label` is the most probable of them, or None. One
-            class alone is allowed. The model must have been trained so, as SigLIP is; see docs/multi-label.md.
+            processes (docs/cache.md). Single calls always keep them in memory only.
+        multi_label: images have several labels, or none: every class has its own probability, the sigmoid of
+            its logit, and `labels` are the classes with at least 0.5; `label` is the most probable of them, or None. A
+            single class is allowed. The model must have been trained this way, like SigLIP; see docs/multi-label.md.
 
     Raises:
         TemplateError, DataError: immediately, for an invalid template or class names.
@@ -92,9 +92,9 @@ class ClipClassifier(PortablePredictor):
     A calibrated classifier (see `calibrate`) divides the logits by the temperature, multiplies the probabilities by the
     class weights, and answers `unknown_label` if a score is below the threshold: the confidence, or the score by which
     `calibrate` separates unknown images. `confidence` and `scores` are the probabilities after temperature and weights.
-    All three hold for the classes and the template that they were fitted with, and are ignored with others. Weights
-    without a calibration, such as those of DSPy's `ReAnchor`, do not remember their template; as in DSPy they apply to
-    any, until `template`, `classes`, or texts are set.
+    All three hold for the classes and the template that they were fitted with, and are ignored with others.
+    Weights without a calibration, such as those of DSPy's `ReAnchor`, are not tied to a template; as in DSPy they apply
+    to any, until `template`, `classes`, or texts are set.
 
     Attributes:
         calibration: temperature, threshold, and unknown label; None unless it was calibrated.
@@ -200,27 +200,28 @@ class ClipClassifier(PortablePredictor):
     ) -> "ClipClassifier":
         """Return a copy whose probabilities were fitted to labeled images; this classifier is not changed.
 
-        One temperature and a weight for each class are fitted by the loss. Weights are kept if they prove better on
-        images that they were not fitted to, in five folds. The threshold is set by one of `threshold`, `coverage`, and
-        `precision`, else so that it separates `unknown` best; without all of them every image is answered. An earlier
-        threshold and its label are kept only if neither temperature nor weights are fitted, because it belongs to the
-        scaled logits. With `unknown`, the threshold is for the in-distribution score, the highest logit plus the
+        A temperature and a weight for each class are fitted to minimize the loss. Weights are kept if they are clearly
+        better on images that they were not fitted to, in five folds. The threshold is set by `threshold`, `coverage`,
+        or `precision`, else so that it best separates `unknown`; without any of these, every image is answered. An
+        earlier threshold and its label are kept only if neither temperature nor weights are fitted, because it belongs
+        to the scaled logits. With `unknown`, the threshold is for the in-distribution score, the highest logit plus the
         log-odds of its probability, unless `threshold` or `precision` sets it, which are about the confidence.
 
         Args:
-            valset: labeled images, ideally not those that chose the template; a class without any keeps the weight 1.
-            objective: what weights are judged by besides the loss. With `balanced_accuracy` and `macro_f1` each class
+            valset: labeled images, ideally not those used to choose the template; a class without any keeps the weight
+                1.
+            objective: the criterion for weights besides the loss. With `balanced_accuracy` and `macro_f1` each class
                 counts the same in the fit, whatever its number of images.
-            temperature: fit a temperature; without, that of an earlier calibration for this template is kept.
-            weights: fit class weights; without, earlier ones are kept.
+            temperature: fit a temperature; otherwise that of an earlier calibration for this template is kept.
+            weights: fit class weights; otherwise earlier ones are kept.
             threshold: confidence below which an image is unknown.
             coverage: share of `valset` that must be answered, 0 to 1.
             precision: share of the answered images of `valset` that must be right, 0 to 1.
             unknown: images that belong to none of the classes, or examples with the field `image`.
             unknown_label: label of unknown images.
             costs: cost of an error by its true and its predicted class, instead of `objective`; other errors cost 1.
-                Weights then also move decisions so that the mean cost falls, and so do they for `min_recall`.
-            min_recall: lowest recall of classes, 0 to 1.
+                Weights then also shift decisions to lower the mean cost; for `min_recall`, to meet the floors.
+            min_recall: minimum recall of classes, 0 to 1.
             label_field: field of the examples with the correct class.
             skip_unreadable: skip images that cannot be read instead of raising.
 
@@ -303,8 +304,8 @@ class ClipClassifier(PortablePredictor):
 
         Args:
             path: a file that `save` wrote.
-            model: as for the class; the file's own model if None. Class weights and calibration are dropped, with a
-                warning, if it has other weights than that; it is loaded at once to compare them.
+            model: as for the class; the file's own model if None. If its weights differ from those of the saved model,
+                class weights and calibration are dropped with a warning; it is loaded immediately to compare them.
             pretrained: as for the class; requires `model`. None is the default of the class.
             device: as for the class.
             allow_download: download the model that the file names if it is not on this machine, without your hub
@@ -347,7 +348,7 @@ class ClipClassifier(PortablePredictor):
     ) -> "ClipClassifier":
         """Return a classifier from a repository of the Hugging Face hub that `push_to_hub` wrote.
 
-        Only `best.json` is downloaded, and kept in the cache of the hub. No code comes with it.
+        Only `best.json` is downloaded, into the Hub cache. It contains no code.
 
         Args:
             name: `user/name`, or a folder on this machine with `best.json` in it.

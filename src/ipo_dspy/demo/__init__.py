@@ -1,7 +1,7 @@
-"""Bundled tasks with a small CLIP model and drawn images, to try everything without a download.
+"""Bundled tasks with a small CLIP model and synthetic drawings, to try everything without a download.
 
-Each task is what `IPO.compile` takes: a program with the plain template, few training images by the
-protocol of the field, and all test images. The files are package data; nothing is fetched, and torch is
+Each task has what `IPO.compile` takes: a program with the plain template and a few training images, sampled by
+the usual few-shot protocol, and all test images. The files are package data; nothing is fetched, and torch is
 loaded only when the program is used.
 """
 
@@ -35,7 +35,7 @@ class DemoTask:
         description: what the pictures show, in a sentence.
         program: a fresh classifier with a bundled model and the template `a photo of a <CLASS>.`
         trainset: a few images per class.
-        valset: at most four images per class, drawn after the train images.
+        valset: at most four images per class, sampled after the train images.
         testset: all test images of the classes.
         classes: class names in label index order.
     """
@@ -55,12 +55,12 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, *, shots: int = 16, seed: int = 0, classes: Half = "base", model: str = DEMO) -> DemoTask:
-    """Return a bundled task with its images drawn by `few_shot`: train first, then validation, over all classes.
+    """Return a bundled task with images sampled by `few_shot`: train first, then validation, over all classes.
 
     Args:
         name: one of `names()`.
         shots: training images per class; the validation set has at most four.
-        seed: seed of the draw.
+        seed: seed for sampling the images.
         classes: the base half of the classes (templates are optimized there), the novel half, or all.
         model: model of the program: `demo`, or `demo-vit` with a vision transformer.
 

@@ -26,7 +26,7 @@ class Descriptions:
     Attributes:
         texts: one per image; empty if an image could not be described.
         faults: one message per failed image.
-        guessed: the texts are the phrases of a list that CLIP ranks highest, which need not be true of the image.
+        guessed: the texts are the phrases that CLIP ranks highest in a list; they need not be true of the image.
     """
 
     texts: tuple[str, ...]
@@ -47,7 +47,7 @@ class Describer(Protocol):
 
 
 def first_sentences(text: str, characters: int = 400) -> str:
-    """Return as many sentences as fit, and at least a part of the first: one long answer must not displace others.
+    """Return as many sentences as fit, and at least a part of the first; a long answer must not displace others.
 
     >>> first_sentences("A dark photo. It is grainy. It was taken at night.", 30)
     'A dark photo. It is grainy.'

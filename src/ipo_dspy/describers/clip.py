@@ -34,7 +34,7 @@ class ClipDescriber:
         backbone: the loaded CLIP model, e.g. `classifier.backbone`.
         phrases: the bank.
         per_image: maximum number of phrases per image, each of a different facet.
-        max_classes: maximum number of classes whose images are described, evenly spaced; more cost time and add little.
+        max_classes: maximum number of classes whose images are described, evenly spaced; more take time and add little.
         allow_url: fetch images given as http(s) URLs.
     """
 
@@ -50,7 +50,7 @@ class ClipDescriber:
     ) -> Descriptions:
         """Return the phrases that fit each image best, best first; empty for images beyond `max_classes` classes.
 
-        They are guesses: a phrase that is wrong to the eye may rank first. Count in how many images it occurs.
+        They are guesses: a phrase that is visibly wrong may rank first. Count in how many images it occurs.
         """
         described = evenly_spaced(list(dict.fromkeys(class_names)), self.max_classes)
         rows = [i for i, name in enumerate(class_names) if name in described]

@@ -34,7 +34,7 @@ class Format:
         write: writes class weights, or the image tower with them, to a path; existing files are replaced.
         ending: end of the default name, which begins with that of the program.
         help: description in a few words.
-        keeps_calibration: False if it has no place for class weights and a threshold.
+        keeps_calibration: False if it cannot store class weights and a threshold.
         files: names of the files in the folder; none for a format of one file.
     """
 
@@ -98,7 +98,7 @@ def write(
         ProgramFileError: the path cannot be written.
 
     Warns:
-        UserWarning: the format has no place for class weights and threshold of a calibrated classifier.
+        UserWarning: the format cannot store the class weights and threshold of a calibrated classifier.
     """
     if weights.can_change_labels and not FORMATS[format].keeps_calibration:
         warnings.warn(

@@ -1,6 +1,6 @@
-"""A classifier as a short script that needs open_clip alone.
+"""A classifier as a short script that needs only open_clip.
 
-Everything of the program stands in it as Python literals, so no text of a program is ever run.
+The program's texts are written as Python literals, so none of them is ever run.
 """
 
 from pathlib import Path

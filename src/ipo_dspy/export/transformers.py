@@ -63,8 +63,8 @@ def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path
     as it was trained, because not all of its tokenizers in transformers make them lower-case.
 
     Raises:
-        InputError: an ensemble, several texts of a class, or classes of the same text, for which the pipeline has no
-            place.
+        InputError: an ensemble, several texts of a class, or classes of the same text, which the pipeline cannot
+            represent.
         ModelError: no checkpoint of transformers is known to have the weights of the model, or the pipeline does not
             pad texts as it reads them.
         OSError: the file cannot be written.

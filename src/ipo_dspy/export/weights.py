@@ -1,7 +1,7 @@
 """`ClassWeights`: a classifier as plain numbers, with which any runtime classifies image features.
 
-The text tower is needed once, for the class embeddings. From then on a classifier is an image tower and this: its
-labels are the arg max of a matrix product. All export formats are made of it, and it needs numpy alone.
+The text tower is needed once, for the class embeddings. Then a classifier is an image tower and these numbers: its
+labels are the arg max of a matrix product. All export formats are built from it, and it needs only numpy.
 
 Letters: N images, C classes, D width of the features.
 """
@@ -36,11 +36,11 @@ class ClassWeights:
         threshold: an image with a lower score belongs to none of the classes; 0 without a threshold.
         threshold_score: the score: `confidence` or `in_distribution`, see `scores`.
         unknown_label: label of such an image.
-        multi_label: every class has a probability of its own, and an image several labels or none.
+        multi_label: every class has its own probability, and an image has several labels or none.
         template: lines of the prompt template, with `<CLASS>`.
         class_texts: texts of each class that are filled into the lines.
-        preprocessing: what happens to images before the image tower; see `Backbone.preprocessing`. None for a model
-            whose images cannot be described so.
+        preprocessing: how images are prepared for the image tower; see `Backbone.preprocessing`.
+            None if that cannot be described.
         model: name, weights, fingerprint, and number format of the model, as saved programs record them.
 
     >>> from ipo_dspy import demo
@@ -95,8 +95,8 @@ class ClassWeights:
     def scores(self, image_features: ArrayLike) -> NDArray[np.float64]:
         """Return the scores [N] of image features [N, D] that are compared with the threshold; see `threshold_score`.
 
-        They are the highest probabilities, after temperature and class weights, or the highest logits of the model plus
-        the log-odds of these, before.
+        They are the highest probabilities, after temperature and class weights, or the model's highest logits plus the
+        log-odds of these, before calibration.
 
         Raises:
             InputError: features of another shape.

@@ -1,6 +1,6 @@
 """A classifier as a model of FiftyOne, for `dataset.apply_model` and `dataset.compute_embeddings`.
 
-FiftyOne's own CLIP reads one prompt before the class name. Here the features of the classes come from a program: its
+FiftyOne's own CLIP supports one prompt that ends in the class name. Here a program supplies the class features: its
 template may continue after the class name or be an ensemble, classes have texts, and a calibration is applied.
 """
 

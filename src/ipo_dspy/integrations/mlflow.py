@@ -2,7 +2,7 @@
 
 MLflow's own DSPy autologging (`mlflow.dspy.autolog(log_compiles=True)`) opens a run for `IPO.compile` and keeps the
 best program in it. It learns of scores through `dspy.Evaluate`, which IPO does not use: templates are scored together,
-exactly and much faster. So the scores come from here, into the run that is active: autologging's, or the caller's own.
+exactly and much faster. So this observer logs the scores to the active run: autologging's, or the caller's own.
 """
 
 import csv
@@ -44,13 +44,13 @@ class MlflowObserver:
         self._state = RunState()
 
     def resume(self, past: Iterable[Event]) -> None:
-        """Take in the events of the run's earlier sessions."""
+        """Process the events of the run's earlier sessions."""
         self._state = RunState(past)
 
     def __call__(self, event: Event) -> None:
         """Log an event, if its kind has something to log.
 
-        What MLflow refuses is a warning: a search that was paid for does not end because of it.
+        An MLflow error is only a warning: it must not end a search that was paid for.
 
         Raises:
             InputError: no run is active; the first event comes before anything is paid for.

@@ -1,7 +1,7 @@
-"""A scikit-learn estimator that searches a prompt template in `fit`, for its pipelines, grid searches, and scores.
+"""A scikit-learn estimator that searches for a prompt template in `fit`, for pipelines, grid searches, and scores.
 
-A fitted estimator holds text alone: the template, and the labels with their texts. CLIP is loaded from the parameters,
-once per process, so an estimator is small to pickle and safe to send to other processes.
+A fitted estimator contains only text: the template, and the labels with their texts. CLIP is loaded from the
+parameters, once per process, so an estimator is small to pickle and safe to send to other processes.
 
 Letters: N images, C classes.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ClipEstimator(ClassifierMixin, BaseEstimator):
-    """CLIP with a template that `fit` searches, as an estimator of scikit-learn.
+    """CLIP with a template that `fit` searches for, as a scikit-learn estimator.
 
     `X` is a list of images as `ClipClassifier.predict` takes them: paths, PIL images, bytes, an array [N, H, W, 3], an
     array of paths. Labels `y` are texts that CLIP reads, unless `class_texts` has others.
@@ -44,9 +44,9 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
         pretrained: as for `ClipClassifier`.
         device: as for `ClipClassifier`.
         template: the start template.
-        class_texts: what CLIP reads for a label, where that is not its text: `{0: "cat", 1: ["dog", "puppy"]}`.
-        ipo: arguments of `IPO`, e.g. `{"steps": 20, "proposer": "evolution"}`; with `{"steps": 0}` the start template
-            is kept, which is CLIP as it is.
+        class_texts: what CLIP reads for a label, if not the label itself: `{0: "cat", 1: ["dog", "puppy"]}`.
+        ipo: arguments of `IPO`, e.g. `{"steps": 20, "proposer": "evolution"}`; with `{"steps": 0}` the start
+            template is kept, for plain zero-shot CLIP.
         image_shape: shape of an image if `X` is a table [N, features] of flattened gray or RGB pixels, as in the data
             sets of scikit-learn: (8, 8) for its digits. Numbers from 0 to 1, or as `ClipClassifier` reads arrays.
 
@@ -91,7 +91,7 @@ class ClipEstimator(ClassifierMixin, BaseEstimator):
         return self._classifier(texts, self.template_)
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - the name in scikit-learn
-        """Search a template for labeled images.
+        """Search for a template on labeled images.
 
         Raises:
             DataError: images or labels that cannot be used.

@@ -1,10 +1,11 @@
-"""Choose among texts for one class: those that are better on images that did not choose them.
+"""Choose among texts for one class: those that are better on images that were not used to choose them.
 
 The best of many texts on few images looks better than it is. So the images are divided into folds, and each fold judges
-the texts that all other folds choose: however many texts there are, a gain is one on images that did not choose, and a
-paired test of it accepts the texts that all images choose (cross-validation of a choice; Stone, Cross-Validatory Choice
-and Assessment of Statistical Predictions, Journal of the Royal Statistical Society B 36, 1974). That holds for given
-texts. A language model sees how its texts did on all images, so variations of the best ones have an advantage.
+the texts chosen on all other folds: however many texts there are, the gain is measured on images not used to choose
+them, and a paired test of it decides on the texts chosen on all images (cross-validation of a choice; Stone,
+Cross-Validatory Choice and Assessment of Statistical Predictions, Journal of the Royal Statistical Society B 36, 1974).
+That holds for given texts. A language model sees how its texts did on all images, so variations of the best ones have
+an advantage.
 
 Letters: C classes, M texts, the present ones first, F folds.
 """
@@ -61,8 +62,8 @@ def choose_texts(parts: Sequence[ColumnTally], least_correct: Tensor | None = No
 def is_beyond_chance(judged: PairTally) -> bool:
     """Return whether texts are more accurate, or have a lower loss, beyond chance, and are worse in neither.
 
-    What one text changes, it changes for the images of few classes. These classes are the same on new images, so the
-    error of the gain is that of its spread within classes, but at least `WITHIN_CLASSES` of its whole variance.
+    One text affects the images of only a few classes. New images have the same classes, so the error
+    of the gain uses its variance within classes, but at least `WITHIN_CLASSES` of its total variance.
 
     Args:
         judged: the present texts and the chosen ones, on images that did not choose them.

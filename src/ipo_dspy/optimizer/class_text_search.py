@@ -1,9 +1,9 @@
-"""Search the words that stand for `<CLASS>`, label by label, for the template that was selected.
+"""Search for the words that fill `<CLASS>`, label by label, for the selected template.
 
-The labels that lose most are improved one after the other, with the texts of all others as they are, until no label
-changes and no more texts are proposed. Texts come from the user, and from a language model that is shown what the
-labels are taken for and how earlier texts did. Texts are accepted if they are better on images that did not choose
-them: on the validation images if there are any, else on folds of the training images; see `class_text_choice`.
+The labels with the highest loss are improved one after the other, with the texts of all others unchanged, until no
+label changes and no more texts are proposed. Texts come from the user, and from a language model, which is shown
+what the labels are mistaken for and how earlier texts did. Texts are accepted if they are better on images not used to
+choose them: the validation images if there are any, else folds of the training images; see `class_text_choice`.
 """
 
 import functools

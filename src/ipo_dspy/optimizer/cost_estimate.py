@@ -1,7 +1,7 @@
 """Estimate the cost of a run before any request is sent: requests, tokens and USD.
 
-The largest prompt of the run is rendered and counted: full history, descriptions up to their budget. The estimate is
-therefore rather too high. The length of responses and the tokens of an image cannot be known, so this module assumes
+The largest prompt of the run is rendered and counted: full history, descriptions up to their budget. So the estimate
+tends to be too high. The length of responses and the tokens of an image cannot be known, so this module assumes
 them.
 """
 

@@ -2,7 +2,7 @@
 
 Greedy forward selection (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004): the template that
 lowers the loss most is added, as long as the loss falls by more than the tolerance in standard errors of the paired
-difference. The features of a line are at hand, so an ensemble costs no pass of the text tower.
+difference. The features of each line already exist, so an ensemble needs no pass of the text tower.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def grow_ensemble(
         first: the first lines.
         pool: templates of one line that may be added; they fit the model.
         size: maximum number of lines.
-        tolerance: standard errors of the difference that a line has to lower the loss by.
+        tolerance: standard errors of the difference by which a line must lower the loss.
     """
     ensemble, gains = first, []
     while len(ensemble.lines) < size:

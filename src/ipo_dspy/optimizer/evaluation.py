@@ -166,7 +166,7 @@ def build_evaluation_set(
         num_threads: threads that decode images on this machine.
         skip_unreadable: skip images that cannot be read.
         checked: see `encode_images`.
-        where: backend that encodes and scores the images; this process by default.
+        where: backend that encodes and scores the images; by default this process.
         check: called repeatedly during encoding; an exception aborts it.
         objective: what scores are by.
 
@@ -297,11 +297,11 @@ def evaluate(
     Faster than `dspy.Evaluate` with the same accuracy, because images are encoded in batches and class texts once. The
     objective is given as for `IPO`; the other measures are returned with any objective. With its own template a
     calibrated classifier is scored by its calibrated probabilities; its threshold is not applied. A warning is logged
-    if images chose the template in a search, so that the accuracy is too high.
+    if a search chose the template on some of these images, which makes the accuracy too high.
 
     Raises:
-        InputError: an objective that `IPO` would refuse.
-        TemplateError: a template that is none.
+        InputError: an objective that `IPO` would reject.
+        TemplateError: an invalid template.
         DataError: no examples, or labels outside the classes.
         ImageError: an image cannot be read (without `skip_unreadable`).
 

@@ -1,7 +1,7 @@
-"""The end of a search: select a template, remove phrases that are worth nothing, build an ensemble, record the outcome.
+"""The end of a search: select a template, remove useless phrases, build an ensemble, record the outcome.
 
-The rule is in `template_choice`. The templates that are made here are scored and recorded like other trials, in the
-stage `refine`; a resumed run makes them again.
+The rule is in `template_choice`. Templates made here are scored and recorded like other trials, in the stage
+`refine`; a resumed run makes them again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -165,9 +165,9 @@ class FinalChoice:
         }
 
     def _grow(self, selection: Selection, ranked: Sequence[Finalist]) -> Ensemble | None:
-        """Build an ensemble around the selected template; with `ensemble=1`, to report what it would add.
+        """Build an ensemble around the selected template; with `ensemble=1`, only to report what it would add.
 
-        None with `ensemble=1` on many images, where that is not worth its time.
+        Return None with `ensemble=1` on many images, where this is not worth the time.
         """
         if self.config.ensemble == 1 and self.has_many_images:
             return None

@@ -1,7 +1,7 @@
-"""Compare a template with the 80 prompts for ImageNet, which people use with CLIP if they do not search.
+"""Compare a template with the 80 prompts for ImageNet, the usual choice without a search.
 
-The best of them on the images that decide shows how far trying a published list gets, their ensemble how far using all
-of it does. No proposer is shown them, and they are no trials.
+The best of them on the images that decide shows how far one gets by trying a published list; their ensemble, by using
+all of it. They are not shown to proposers and are not trials.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ def compare_with_imagenet(
 ) -> ImagenetComparison:
     """Compare the template of a classifier with the best of the 80 prompts for ImageNet on labeled examples.
 
-    Pass the examples that decided in the search, which choose the prompt, too. `optimizer.evaluation.evaluate` scores
-    prompt and ensemble on others.
+    Pass the examples that decided in the search; the best prompt is chosen on them, too.
+    `optimizer.evaluation.evaluate` scores prompt and ensemble on other examples.
 
     Args:
         classifier: classifier with the template.
@@ -163,7 +163,7 @@ class ImagenetPrompts:
     ) -> ImagenetComparison:
         """Compare a template with the best prompt on the images of a scorer; see `compare_with_imagenet`.
 
-        On many images, where the optimism of the prompt is next to nothing, the other prompts are not compared.
+        On many images, where the optimism of the prompt is negligible, the other prompts are not compared.
         """
         best = self.best or best_line(scorer, self.ensemble)
         lines = best.lines if images * len(self.classes) > MANY_LOGITS else self.ensemble.lines

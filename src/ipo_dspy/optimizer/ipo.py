@@ -1,7 +1,7 @@
 """`IPO`: interpretable prompt optimization for CLIP as a DSPy optimizer.
 
-It finds the classifiers of a program, collects their training images, and searches a template for each. The student is
-not changed; `compile` returns a copy with better templates.
+It finds the classifiers of a program, collects their training images, and searches for a template for each. The student
+is not changed; `compile` returns a copy with better templates.
 """
 
 import logging
@@ -57,64 +57,64 @@ class IPO(Teleprompter):
             `description_model` is given, else `clip`.
         steps: optimization steps (proposer calls), 100 by default.
         prompts_per_step: templates requested per step.
-        history_size: number of the best trials that the proposer is shown; a language model is shown 40 % of it as
-            templates that are unlike each other, and 15 % as the worst.
+        history_size: number of the best trials shown to the proposer; a language model sees 40 % of this number
+            as a diverse selection of the best templates, and 15 % as the worst.
         initial_templates: scored before the search, besides the student's own template: a list of templates, or
             `paper` (the prompts that the paper found) or `imagenet-80` (OpenAI's prompts for ImageNet), which may also
-            be entries of the list. Published prompts that are longer than the model reads are left out.
+            be entries of the list. Published prompts that are too long for the model are skipped.
         auto: `light`, `medium` or `heavy` instead of `steps`.
         choose: `plainest` selects the template with the fewest words among those that cannot be told apart from the one
-            with the lowest loss, and removes phrases that are worth nothing; `best` selects the most accurate one, as
+            with the lowest loss, and removes phrases that contribute nothing; `best` selects the most accurate one, as
             the paper does.
         objective: what is optimized: `accuracy`, `balanced_accuracy`, `macro_f1`, `loss` or `top5`.
         costs: optimize the mean cost of errors instead: a mapping from (true class, predicted class) to a cost of at
             least 0; errors that are not listed cost 1.
-        min_recall: lowest recall of some classes, 0 to 1. Templates that miss such a floor rank after all that meet it,
-            by how much they miss.
-        metric: optimize a function of yours instead, higher is better: `metric(labels, probabilities)` of all images,
-            by these names of its parameters, with class indices [N] and probabilities [N, C]; or a DSPy metric
+        min_recall: minimum recall of some classes, 0 to 1. Templates that miss such a floor rank below all that meet
+            it, ordered by the size of the miss.
+        metric: optimize your own function instead, higher is better: `metric(labels, probabilities)` of all images,
+            recognized by these parameter names, with class indices [N] and probabilities [N, C]; or a DSPy metric
             `metric(example, prediction, trace=None)`, which is averaged over the images.
         tolerance: with `plainest`, standard errors by which accuracy and loss may be worse than those of the template
             with the lowest loss; with another objective than accuracy, than those of the best one. For the loss, 3 %
             each if that is more, unless the loss is the objective.
-        polish: with `plainest`, say the tied templates in fewer words after the search: one request for at most eight
-            rewordings to a language model, or synonyms in the built-in search. They are scored and selected like all
-            others.
-        images_in_request: maximum number of training images in each request for templates: those that the best template
-            so far gets most confidently wrong, at most one per class and 512 pixels wide or high. They are sent to the
-            prompt model, which must be multimodal.
+        polish: with `plainest`, rephrase the tied templates in fewer words after the search: with one request to a
+            language model for at most eight rewordings, or with synonyms in the built-in search. They are scored and
+            selected like all others.
+        images_in_request: maximum number of training images in each request for templates: the most confident mistakes
+            of the best template so far, at most one per class and 512 pixels wide or high. They are sent to the prompt
+            model, which must be multimodal.
         ensemble: maximum number of lines of the result. With more than one, templates of the search are added to the
             selected one as long as each lowers the loss by more than the tolerance; the result is an ordinary template
             with several lines.
-        optimize: `template`, `class_texts`, or both: then the words that stand for the classes are searched after the
+        optimize: `template`, `class_texts`, or both: then the words for the classes are searched after the
             template, label by label. Texts come from `candidates` and from the language model that proposes, in at most
-            five requests. Words are changed only if they are better, by a paired test, on images that did not choose
-            them.
+            five requests. Words are changed only if a paired test shows that they are better on images not used
+            to choose them.
         candidates: texts to try for labels, e.g. `{"crane": ["crane bird", "wading bird"]}`.
-        max_recall_drop: points by which the recall of any class may fall below its start by the search for words.
+        max_recall_drop: points by which the search for words may lower the recall of any class below its start.
         patience: stop after this many steps without a better trial.
         max_consecutive_errors: stop after this many consecutive requests without a usable template, each after the
             model's own retries: the request failed, or everything was rejected.
-        max_lm_calls: maximum number of requests to language models. At this and the other limits, which are exact to
-            one request, the run ends with the best template so far.
+        max_lm_calls: maximum number of requests to language models. At this and the other limits, which hold to
+            within one request, the run ends with the best template so far.
         max_tokens: maximum number of prompt and completion tokens.
-        max_cost: maximum cost in USD, by LiteLLM's prices.
+        max_cost: maximum cost in USD, at LiteLLM's prices.
         max_seconds: maximum wall-clock time, over all sessions of the run.
         num_threads: threads for requests to language models and for reading images.
         seed: seed of all random draws; the same seed gives the same trials.
-        prefetch: request the next proposals while the last ones are scored; the proposer then sees scores one step
-            late. The default if a language model proposes.
+        prefetch: request the next proposals while the last ones are scored; the proposer then sees scores that are
+            one step old. The default if a language model proposes.
         log_dir: folder for a journal and the best program. If it holds an unfinished run with the same settings, the
             run is resumed, and no answered request is sent again.
         allow_config_changes: resume a run even if its settings have changed.
         track_stats: attach `detailed_results` and `candidate_programs` to the returned program.
-        progress: show bars and a line for each better template on stderr; by default if that is a terminal, and in
-            a notebook. `True` also writes lines to a log, `False` disables all output.
+        progress: show bars and a line for each better template on stderr; by default, if stderr is a terminal,
+            and in a notebook. `True` also writes lines to a log, `False` disables all output.
         observers: called with each event as it happens.
         callbacks: DSPy callbacks.
         label_field: field of the examples with the correct class; a mapping if classifiers differ.
-        max_described_images: maximum number of training images to describe, balanced over the classes; the CLIP
-            describer describes the images of a dozen classes among them.
+        max_described_images: maximum number of training images to describe, balanced over the classes; the
+            CLIP describer describes only the images of a dozen of these classes.
         skip_unreadable: skip images that cannot be read instead of raising.
         task_description: one sentence for the proposer on what is classified; made from the class names by default.
         also: further CLIP models that templates are scored with, as `ClipClassifier(model=...)` takes them; a template
@@ -164,12 +164,13 @@ class IPO(Teleprompter):
 
         Returns:
             A copy of the student with the selected templates, which are never worse than its own on the images that
-            decide. Templates are compared without calibration and class weights, and another template drops those of
-            the student, so a calibrated student may be better than the copy until that is calibrated again; a warning
-            names such classifiers. If the student's template is selected, its calibration stays.
+            decide. Templates are compared without calibration and class weights, and a new template drops
+            those of the student, so a calibrated student may be better than the copy until the copy is calibrated; a
+            warning names such classifiers. If the student's template is selected, its calibration stays.
 
         Raises:
-            InputError: the student, examples, templates, images or models cannot be used; nothing is billed before.
+            InputError: the student, examples, templates, images or models cannot be used; raised before anything is
+                billed.
             NoAnswerError: the description model gave no description `max_consecutive_errors` times in a row.
             StoppedError: `stop` was called before the search began, so no result exists.
             JournalError: `log_dir` cannot be written.
@@ -289,8 +290,8 @@ class IPO(Teleprompter):
     def stop(self) -> None:
         """End the search after the current step; `compile` returns the best program so far.
 
-        Before the search has begun, or before `compile` is called, `compile` raises `StoppedError` and sends no more
-        requests. May be called from any thread and from a signal handler. It has effect until `compile` ends.
+        If called before the search has begun, or before `compile`, `compile` raises `StoppedError` and sends no more
+        requests. May be called from any thread and from a signal handler. It stays in effect until `compile` ends.
         """
         self._stopping = True
 

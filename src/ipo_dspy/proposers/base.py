@@ -24,7 +24,7 @@ class ProposalRequest:
         count: number of templates to propose; fewer or more may be returned.
         shown: the best earlier trials and the start template, best last.
         trials: every trial so far, in order.
-        rejected: the most recent rejected answers with the reason, newest last.
+        rejected: the most recent rejected texts with the reason, newest last.
         descriptions: of the look of some training images.
         guessed: the descriptions are CLIP's guesses; see `describers.Descriptions`.
         task: one sentence on the classification task.
@@ -33,10 +33,10 @@ class ProposalRequest:
         error: standard error of the difference in accuracy between two of the best trials, in points.
         mistakes: training images that the best template gets wrong, if the proposer has a true attribute
             `shows_images` and the run has `images_in_request`.
-        max_tokens: longest template that the model takes, filled with a class name.
+        max_tokens: maximum length of a template, filled with a class name.
         objective: name of the objective, by which trials are ranked; see `scoring.objectives`.
         pending: templates that are being scored now.
-        seed: of the search; random draws must depend on it and `step` alone.
+        seed: of the search; random numbers must depend only on it and `step`.
         once: wraps each call that costs money or time: `ask.once(f"step {ask.step}/0", lambda: LMResponse(...))`.
             A resumed run then gets the recorded answer without a second call.
         log: logs a warning of one sentence to the journal.
@@ -64,13 +64,13 @@ class ProposalRequest:
 
 @dataclass(frozen=True, slots=True)
 class ClassTextRequest:
-    """A request for texts of the classes that lose most; see `ProposalRequest` for the other attributes.
+    """A request for texts for the classes with the highest loss; see `ProposalRequest` for the other attributes.
 
     Attributes:
         round: counts from 1.
         count: number of texts of each class to propose; fewer may be returned.
         template: the template that texts are filled into.
-        classes: the classes with their present texts and what they are taken for, the worst first.
+        classes: the classes with their current texts and what they are mistaken for, the worst first.
         rejected: rejected answers with the reason.
     """
 
@@ -91,7 +91,7 @@ class Proposals:
 
     Attributes:
         texts: untrusted texts.
-        ended: the exhausted limit, if one kept the proposer from more requests; the search then ends.
+        ended: the limit that kept the proposer from sending more requests, if any; the search then ends.
     """
 
     texts: tuple[str, ...]
@@ -112,12 +112,12 @@ class Proposer(Protocol):
 
 @runtime_checkable
 class Polisher(Protocol):
-    """A proposer that can also say in plain words what a search has found; `IPO(polish=False)` does not ask it."""
+    """A proposer that can also reword the templates of a search in plain words; not used with `IPO(polish=False)`."""
 
     def polish(self, ask: ProposalRequest) -> Proposals:
         """Return untrusted rewordings of the templates in `ask.shown`, about `ask.count`, the plainest first.
 
-        A resumed run may show others, so the id of the request must depend on them.
+        A resumed run may show other templates, so the ID of the request must depend on them.
 
         Raises:
             ProposalError: the proposer failed; the search ends without rewordings.
@@ -127,12 +127,12 @@ class Polisher(Protocol):
 
 @runtime_checkable
 class ClassTextProposer(Protocol):
-    """A proposer that can also find words for classes; `IPO(optimize="class_texts")` asks it."""
+    """A proposer that can also find words for classes, for `IPO(optimize="class_texts")`."""
 
     def propose_class_texts(self, ask: ClassTextRequest) -> dict[str, list[str]]:
         """Return untrusted texts by label.
 
-        A resumed run may ask about others, so the id of the request must depend on template, classes and their texts.
+        A resumed run may ask about other classes, so the ID of the request must depend on template, classes and texts.
 
         Raises:
             ProposalError: the proposer failed; the words are not searched further.

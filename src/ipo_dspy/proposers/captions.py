@@ -1,4 +1,4 @@
-"""Captions of images: templates with a grammar, whose phrases do not contradict or repeat one another.
+"""Captions of images: grammatical templates whose phrases do not contradict or repeat one another.
 
 A caption has a medium, adjectives of the medium and of the object, and clauses at the end, each of them a phrase with
 groups (`phrase_bank.Phrase`). It never has two phrases of one group, so a picture is not both red and grey, nor both
