@@ -156,7 +156,7 @@ def measure(method: str, name: str, seed: int, given: argparse.Namespace) -> Row
     """One optimizer on one task: optimize on base classes, test on both halves."""
     base, novel = (demo.load(name, shots=given.shots, seed=seed, classes=half) for half in ("base", "novel"))
     lm = phrase_writer(seed)
-    if given.lm:  # answers are cached, so a seed needs answers of its own
+    if given.lm:  # answers are cached, so each seed needs separate answers
         lm = dspy.LM(given.lm, temperature=1.0, rollout_id=seed, engine="litellm")
     counted = EvaluationCounter()
     setting = Setting(list(base.trainset), lm, given.budget, seed, counted)

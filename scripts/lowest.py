@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv-lowest"
 EXTRAS = ("heif", "hub", "mlflow")
-"""Besides the dependencies; Ray, Optuna and the packages of local chat models have too many needs of their own."""
+"""Besides the dependencies; Ray, Optuna and the packages of local chat models have too many other requirements."""
 TOOLS = ("pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6")
 CORE = (
     "classifier", "cli", "cli_run_command", "clip_backbone", "clip_feature_store", "clip_image_features",

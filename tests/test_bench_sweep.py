@@ -156,7 +156,7 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(whole: SweepResult, processes: 
     with (tmp_path / ROWS).open("ab") as file:
         file.write(b'{"key": "torn')
     listening = Listening()
-    resumed = run(tmp_path, audience=listening)
+    resumed = run(tmp_path, observer=listening)
     assert len(listening.begun) == whole.cells - len(measured)
     assert_alike(results(resumed.rows), results(whole.rows))
 
@@ -174,7 +174,7 @@ def wait_for_trials(folder: Path, cell: int) -> None:
 @pytest.mark.end_to_end
 def test_a_stop_ends_the_sweep_after_the_step_and_it_can_be_resumed(whole: SweepResult, tmp_path: Path) -> None:
     stopper = StopSignal()
-    stopped = run(tmp_path, stopper=stopper, audience=Listening(stopper, at=2))
+    stopped = run(tmp_path, stopper=stopper, observer=Listening(stopper, at=2))
     assert stopped.stopped
     assert [row.method for row in stopped.rows.values()] == ["clip"]
     resumed = run(tmp_path)
@@ -200,17 +200,17 @@ def test_changed_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="steps was 3 and is 1"):
         run(tmp_path, other)
     listening = Listening()
-    run(tmp_path, other, allow_config_changes=True, audience=listening)
+    run(tmp_path, other, allow_config_changes=True, observer=listening)
     assert [cell.method for cell in listening.begun] == ["ipo"]
 
 
 def test_rows_of_other_code_are_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = with_conditions(grid(datasets=("grey-food",), seeds=(1,)), SmallSuite(), "auto")
     first, listening = run(tmp_path, few), Listening()
-    run(tmp_path, few, audience=listening)
+    run(tmp_path, few, observer=listening)
     assert (listening.begun, listening.said) == ([], [])
     monkeypatch.setattr("ipo_dspy.bench.cells.code_digest", lambda: "of other code")
-    second = run(tmp_path, few, audience=listening)
+    second = run(tmp_path, few, observer=listening)
     assert len(listening.begun) == 2
     assert listening.said == ["measured again, because code, device or data has changed: 2 cells"]
     assert first.rows.keys().isdisjoint(second.rows)
@@ -239,7 +239,7 @@ def test_more_cells_are_no_change(tmp_path: Path) -> None:
 def test_more_shots_than_a_class_has_images_are_reported_once(tmp_path: Path) -> None:
     listening = Listening()
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
-    swept = run(tmp_path, few, audience=listening)
+    swept = run(tmp_path, few, observer=listening)
     (warning,) = listening.said
     assert warning.startswith(
         "grey-food: 5 of 5 classes have fewer than 17 training images (all of them are used), e.g. "

@@ -83,7 +83,7 @@ def begun(folder: Path, cells: int = 1) -> None:
 def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: SweepResult, tmp_path: Path) -> None:
     """Two cells are under way at a time."""
     listening = Listening()
-    swept = run(tmp_path, ray=ray, audience=listening)
+    swept = run(tmp_path, ray=ray, observer=listening)
     assert_alike(results(swept.rows), results(whole.rows))
     assert_alike(results(read_rows(tmp_path)), results(whole.rows))
     assert {row.machine["threads"] for row in swept.rows.values()} == {1}
@@ -95,7 +95,7 @@ def test_the_rows_are_those_of_one_process(ray: RayTasks, whole: SweepResult, tm
 def test_fewer_cells_at_a_time_and_what_is_said_is_said_once(ray: RayTasks, tmp_path: Path) -> None:
     listening = Listening()
     few = grid(datasets=("grey-food",), shots=(17,), methods=("ipo",), settings=Settings(steps=0))
-    run(tmp_path, few, ray=RayTasks(ray.address, num_workers=1), audience=listening)
+    run(tmp_path, few, ray=RayTasks(ray.address, num_workers=1), observer=listening)
     assert [what for what, _ in listening.events] == ["begins", "ended"] * 2
     (warning,) = listening.said
     assert warning.startswith("grey-food: 5 of 5 classes have fewer than 17 training images")
@@ -179,7 +179,7 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(ray: RayTasks, tmp_path: 
 
     waiting = threading.Thread(target=stop)
     waiting.start()
-    stopped = run(tmp_path, long, ray=ray, audience=listening, stopper=stopper)
+    stopped = run(tmp_path, long, ray=ray, observer=listening, stopper=stopper)
     waiting.join()
     assert (stopped.stopped, stopped.rows) == (True, {})
     assert [what for what, _ in listening.events] == ["begins", "begins"]
@@ -202,7 +202,7 @@ def test_a_node_that_is_killed_costs_time_only(cluster: Any, ray: RayTasks, tmp_
     waiting = threading.Thread(target=end)
     waiting.start()
     listening = Listening()
-    far = run(tmp_path / "far", long, ray=ray, audience=listening)
+    far = run(tmp_path / "far", long, ray=ray, observer=listening)
     waiting.join()
     assert sum(what == "begins" for what, _ in listening.events) == 3 + 1
     assert_alike(results(far.rows), results(run(tmp_path / "here", long).rows))
@@ -242,6 +242,6 @@ def test_a_killed_driver_loses_only_what_was_under_way(ray: RayTasks, whole: Swe
     with (tmp_path / ROWS).open("ab") as file:
         file.write(b'{"key": "torn')
     listening = Listening()
-    resumed = run(tmp_path, ray=ray, audience=listening)
+    resumed = run(tmp_path, ray=ray, observer=listening)
     assert sum(what == "begins" for what, _ in listening.events) == whole.cells - len(measured)
     assert_alike(results(resumed.rows), results(whole.rows))

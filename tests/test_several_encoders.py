@@ -152,12 +152,12 @@ def test_a_loaded_model_and_class_texts(task: DemoTask) -> None:
         (
             {"also": ["demo"], "optimize": ["template", "class_texts"], "candidates": {"bat": ["flying mammal"]}},
             InputError,
-            "also must be empty if class texts are searched, .*in a run of its own",
+            "also must be empty if class texts are searched, .*in a separate run",
         ),
         (
             {"min_recall": {"bat": 0.5}, "optimize": "class_texts", "candidates": {"bat": ["flying mammal"]}},
             InputError,
-            "min_recall must be None if class texts are searched, got {'bat': 0.5}; .*in a run of its own",
+            "min_recall must be None if class texts are searched, got {'bat': 0.5}; .*in a separate run",
         ),
         ({"across": "worst"}, InputError, "across must be 'mean' without other models, got 'worst'; pass also="),
         ({"also": ["demo"], "across": "best"}, InputError, "across must be one of 'mean', 'worst'"),

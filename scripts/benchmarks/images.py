@@ -129,7 +129,7 @@ def run(size: Size, seed: int) -> None:
         paths = photographs(folder, count, seed)
         mean = sum(path.stat().st_size for path in paths) / count / 1000
         print(f"{backbone.name}, {count:,} files of {mean:.0f} kB, float32, {torch.get_num_threads()} threads.\n")
-        header = ("way", "images a second", "of the DataLoader's", "processor ms an image")
+        header = ("way", "images per second", "of the DataLoader's", "CPU ms per image")
         table(header, rates(backbone, paths, backbone.model.encode_image, folder / "tower", repeats))
         print("\nA tower that costs nothing:\n")
         with free_tower(backbone) as encode:

@@ -88,7 +88,7 @@ def model(folder: Path, seed: int) -> Backbone:
 
 
 def encoded(backbone: Backbone, address: str, folder: Path, count: int, seed: int) -> float:
-    """The table of images a second; those of one worker."""
+    """The table of images per second; those of one worker."""
     rates = {}
     with multiprocessing.get_context("spawn").Pool(2, load_here, (backbone.name,)) as processes:
         ways = {"one plain process": 1, "two plain processes": 2, "one worker": 1, "two workers": 2}
@@ -105,7 +105,7 @@ def encoded(backbone: Backbone, address: str, folder: Path, count: int, seed: in
                 hold(first)  # loads the model
                 rates[name] = count / seconds(functools.partial(hold, rest))[0]
     print(f"Encoding {count:,} images.\n")
-    table(("", "images a second", "times one"), rows(rates))
+    table(("", "images per second", "times one"), rows(rates))
     return rates["one worker"]
 
 
@@ -128,7 +128,7 @@ def hold_there(scorer: RayScorer, backbone: Backbone, paths: Sequence[str]) -> N
 
 
 def scored(backbone: Backbone, address: str, folder: Path, count: int, seed: int) -> tuple[float, float]:
-    """The table of scoring; images a second of one worker, and the seconds of a question about next to nothing."""
+    """The table of scoring; images per second of one worker, and the seconds of a question about next to nothing."""
     cluster, draw = Cluster(address), torch.Generator().manual_seed(seed)
     text = drawn((TEMPLATES, CLASSES, WIDTH), draw)
     sets = [(drawn((EACH, WIDTH), draw), torch.randint(CLASSES, (EACH,), generator=draw)) for _ in range(count // EACH)]
@@ -148,7 +148,7 @@ def scored(backbone: Backbone, address: str, folder: Path, count: int, seed: int
     print(
         f"Scoring {held:,} images under {TEMPLATES} templates with {CLASSES:,} classes; tallies are {same} as here.\n"
     )
-    table(("", "images a second", "times one"), rows({name: held / each for name, each in took.items()}))
+    table(("", "images per second", "times one"), rows({name: held / each for name, each in took.items()}))
     tiny = [stored(backbone, folder, -number, sets[0][0][:64], sets[0][1][:64]) for number in (1, 2)]
     few = asking(pools["two workers"], job, tiny, text[:1])
     return held / took["one worker"], interleaved({"": few}, repeats=20)[""]
@@ -181,12 +181,12 @@ def estimate(encoding: float, scoring: float, answer: float) -> None:
     """Print the cost of a billion images at the measured rates."""
     hours, step = BILLION / encoding / 3600, BILLION / scoring / 3600
     lines = [
-        ("images a second of one processor, encoding", f"{encoding:.1f}", "measured"),
-        ("images a second of one processor, a step", f"{scoring:,.0f}", "measured"),
+        ("images per second of one processor, encoding", f"{encoding:.1f}", "measured"),
+        ("images per second of one processor, scoring", f"{scoring:,.0f}", "measured"),
         ("request overhead, seconds", f"{answer:.3f}", "measured"),
         ("features, float32 on disk", f"{4 * WIDTH * BILLION / 1e12:.1f} TB", f"4 x {WIDTH} bytes"),
         ("features, float16 with the workers", f"{2 * WIDTH * BILLION / 1e12:.1f} TB", f"2 x {WIDTH} bytes"),
-        ("texts to a worker, a step", f"{4 * TEMPLATES * CLASSES * WIDTH / 1e6:.0f} MB", "4 x T x C x D bytes"),
+        ("texts to a worker, per step", f"{4 * TEMPLATES * CLASSES * WIDTH / 1e6:.0f} MB", "4 x T x C x D bytes"),
         ("encoding once, processor hours", f"{hours:,.0f}", f"{hours * PRICE:,.0f} USD"),
         (f"encoding once on {CORES:,} processors, hours", f"{hours / CORES:.1f}", ""),
         ("a step, processor hours", f"{step:,.1f}", f"{step * PRICE:,.2f} USD"),

@@ -83,7 +83,7 @@ def run(size: Size, seed: int) -> None:
         print(f"\n{counts[-1]:,} images, {FINALISTS} finalists:\n")
         table(("what", "seconds", "peak MiB"), (finalists(way, counts[-1], seed) for way in ("ours", "pairs")))
     print("\nEffect of storing features in float16, on the test images of the bundled tasks, over 8 templates:\n")
-    table(("task", "classes given", "of which others", "loss moves by at most"), map(rounding, demo.names()))
+    table(("task", "predictions", "changed", "maximum change in loss"), map(rounding, demo.names()))
 
 
 def row(images: int, seed: int, repeats: int) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def rounding(name: str) -> tuple[str, ...]:
 
 
 def alone(way: str, images: int, seed: int, templates: int = COUNT) -> dict[str, float]:
-    """Seconds and peak memory in MiB of a way in a process of its own."""
+    """Seconds and peak memory in MiB of one method in a separate process."""
     where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, way, *map(str, (images, seed, templates))]
     completed = subprocess.run(command, capture_output=True, text=True, check=True, env=where)

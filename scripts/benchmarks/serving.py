@@ -131,6 +131,6 @@ def run(size: Size, seed: int) -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("wrk must be installed; on Debian: apt-get install wrk")
     print(f"The bundled model, {IMAGES} PNG files of 64x64 pixels, {CONNECTIONS} connections.\n")
-    header = ("", "images a second", "of the loop", "p50, ms", "p99, ms", "p99/p50", "errors")
+    header = ("", "images per second", "of the loop", "p50, ms", "p99, ms", "p99/p50", "errors")
     with tempfile.TemporaryDirectory() as folder:
         table(header, measured(size, seed, Path(folder)))

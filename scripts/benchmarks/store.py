@@ -37,7 +37,7 @@ def measured(folder: Path, count: int, seed: int) -> Iterator[list[str]]:
     took, (origin, keys) = seconds(lambda: filled(folder, count, seed))
     yield ["written", f"{count / took:,.0f} a second, 1,024 a batch"]
     store = FeatureStore(folder, LIMIT)
-    yield ["size", f"{store.size() / count:,.0f} bytes an image"]
+    yield ["size", f"{store.size() / count:,.0f} bytes per image"]
     took, _ = seconds(lambda: store.get(origin, keys[0]))
     yield ["opened and first look-up", f"{took * 1000:.1f} ms"]
     picked = np.random.default_rng(seed + 1).integers(0, count, 200_000)

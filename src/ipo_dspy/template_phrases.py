@@ -19,7 +19,7 @@ _PREPOSITIONS = "of|in|on|at|by|for|from|with|without|as|and|or|that|which"
 FUNCTION_WORDS = frozenset(
     f"a|an|the|to|is|are|was|it|its|this|there|here|shows|showing|depicts|depicting|{_PREPOSITIONS}".split("|")
 )
-"""Words that carry no meaning of their own; they are never counted or removed alone."""
+"""Words without a meaning by themselves; they are never counted or removed alone."""
 
 WORD = re.compile(r"<CLASS>|[^\W_]+(?:[-'\u2019][^\W_]+)*")
 JOINED = re.compile(

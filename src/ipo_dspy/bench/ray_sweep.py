@@ -117,14 +117,14 @@ def rows_on_ray(todo: Sequence[Cell], total: int, runner: CellRunner, ray: RayTa
 
     def begins(task: CellTask) -> None:
         started[task.cell.key] = now()
-        runner.audience.begins(task.cell, task.number, total)
+        runner.observer.begins(task.cell, task.number, total)
 
     with contextlib.closing(ray.run(work, tasks, begins=begins, check=runner.stopper.check)) as ended:
         for task, outcome in ended:
             if isinstance(outcome, WorkerLost):
                 yield build_row(task.cell, error=outcome.error, started=started[task.cell.key])
             else:
-                yield _unpack_outcome(outcome, runner.audience, messages)
+                yield _unpack_outcome(outcome, runner.observer, messages)
 
 
 def _worker_context(todo: Sequence[Cell], runner: CellRunner, ray: RayTasks) -> WorkerContext:
@@ -147,7 +147,7 @@ def _name(cell: Cell) -> Name:
     return cell.settings.model, cell.settings.pretrained
 
 
-def _unpack_outcome(outcome: CellOutcome, audience: SweepObserver, messages: set[str]) -> Row:
+def _unpack_outcome(outcome: CellOutcome, observer: SweepObserver, messages: set[str]) -> Row:
     """Return the row of an outcome after its messages were passed on.
 
     Each message is passed on once, because every worker reports on the same data.
@@ -158,9 +158,9 @@ def _unpack_outcome(outcome: CellOutcome, audience: SweepObserver, messages: set
     for text in outcome.said:
         if text not in messages:
             messages.add(text)
-            audience.say(text)
+            observer.say(text)
     for event in outcome.faults:
-        audience.event(event)
+        observer.event(event)
     if outcome.row is None:
         kind, message = outcome.error or ("InputError", "a worker returned no result; run the command again")
         raise getattr(errors, kind, InputError)(message)

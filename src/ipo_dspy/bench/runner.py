@@ -82,7 +82,7 @@ class CellRunner:
         suite: source of the data sets.
         folder: folder of the sweep.
         device: of the CLIP model.
-        audience: receives the progress.
+        observer: receives the progress.
         stopper: ends a cell after the current step.
         load: loads the CLIP model of a cell.
     """
@@ -90,7 +90,7 @@ class CellRunner:
     suite: Suite
     folder: Path
     device: str
-    audience: SweepObserver
+    observer: SweepObserver
     stopper: StopSignal
     load: "Callable[[Cell, str], Backbone]" = load_cell_backbone
     _last: tuple[tuple[str, int, int, bool], BaseNovelSplit] | None = field(init=False, default=None)
@@ -106,7 +106,7 @@ class CellRunner:
         """
         check_requirements(todo, self.device)
         for number, cell in enumerate(todo, start=total - len(todo) + 1):
-            self.audience.begins(cell, number, total)
+            self.observer.begins(cell, number, total)
             self.stopper.check()
             yield self.row(cell)
 
@@ -142,7 +142,7 @@ class CellRunner:
             targets={name: self._targets[name] for name in cell.targets},
             backbone=self.load(cell, self.device),
             folder=self.folder / CELLS / cell.folder,
-            observer=self.audience.event,
+            observer=self.observer.event,
             stopper=self.stopper,
         )
         result: MethodResult = find_kind(cell.method).load()(job)
@@ -157,7 +157,7 @@ class CellRunner:
         if short and (cell.dataset, cell.shots) not in self._reported:
             self._reported.add((cell.dataset, cell.shots))
             fewest = min(short, key=lambda name: short[name])
-            self.audience.say(
+            self.observer.say(
                 f"{cell.dataset}: {len(short)} of {len(split.train.classes)} classes have fewer than {cell.shots} "
                 f"training images (all of them are used), e.g. {fewest} {short[fewest]}"
             )

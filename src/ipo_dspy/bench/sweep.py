@@ -52,7 +52,7 @@ def sweep(
     allow_config_changes: bool = False,
     retry: bool = False,
     ray: "RayTasks | None" = None,
-    audience: SweepObserver | None = None,
+    observer: SweepObserver | None = None,
     stopper: StopSignal | None = None,
 ) -> SweepResult:
     """Measure every cell of the grids that has no row yet.
@@ -65,7 +65,7 @@ def sweep(
         allow_config_changes: resume in a folder with other settings.
         retry: measure failed cells again.
         ray: runs as many cells at a time on a cluster as fit, instead of one after another in this process.
-        audience: receives the progress.
+        observer: receives the progress.
         stopper: ends the sweep after the current step; on a cluster at once.
 
     Raises:
@@ -73,7 +73,7 @@ def sweep(
         JournalError: the folder cannot be written, or contains a sweep with other settings.
         ClusterError: the cluster has no capacity for a cell.
     """
-    audience, stopper = audience or SweepObserver(), stopper or StopSignal()
+    observer, stopper = observer or SweepObserver(), stopper or StopSignal()
     for grid in grids:
         check_methods(grid.methods, grid.settings, suite.titles)
     suite.check((*grids[0].datasets, *grids[0].targets))
@@ -86,17 +86,17 @@ def sweep(
         known = {without_conditions(row.decisive) for row in rows.latest.values()}
         outdated = [c for c in todo if c.key not in rows.latest and without_conditions(c.decisive) in known]
         if outdated:
-            audience.say(
+            observer.say(
                 f"measured again, because code, device or data has changed: {pluralize(len(outdated), 'cell')}"
             )
         check_language_models(todo)
-        runner, total, stopped = CellRunner(suite, folder, device, audience, stopper), len(cells), False
+        runner, total, stopped = CellRunner(suite, folder, device, observer, stopper), len(cells), False
         measured = rows_on_ray(todo, total, runner, ray) if todo and ray is not None else runner.rows(todo, total)
         try:
             with contextlib.closing(measured):
                 for row in measured:
                     rows.append(row)
-                    audience.ended(row)
+                    observer.ended(row)
         except StoppedError:
             stopped = True
         return SweepResult({c.key: rows.latest[c.key] for c in cells if c.key in rows.latest}, total, stopped)

@@ -91,7 +91,7 @@ def _sweep(
     stopper, live = StopSignal(), LiveSweep(several=cluster is not None)
     message = "stopping after this step" if cluster is None else "stopping the running cells"
     with live, signals.handle_interrupt(stopper.stop, live.say, lambda: message) as request:
-        swept = sweep(grids, suite, out, ray=cluster, audience=live, stopper=stopper, **options)
+        swept = sweep(grids, suite, out, ray=cluster, observer=live, stopper=stopper, **options)
     return swept, request.exit_code if swept.stopped else int(bool(swept.failed))
 
 

@@ -62,7 +62,7 @@ def calibrate(
     dataset = dataset.spelled_as(classifier.classes or ())
     if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
         fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"
-        remedy = "move them to a folder of their own and pass it as --unknown, or remove them"
+        remedy = "move them to a separate folder and pass it as --unknown, or remove them"
         raise DataError(f"{fact} ({first_few(foreign, 3)}); {remedy}")
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))

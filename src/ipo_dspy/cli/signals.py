@@ -72,7 +72,7 @@ def handle_interrupt(
 
     Args:
         stop: must not take a lock, because it may be called between any two instructions of the main thread.
-        log: prints a line, in a thread of its own. A progress display takes locks, and the main thread may hold them.
+        log: prints a line, in a separate thread. A progress display takes locks, and the main thread may hold them.
         message: returns how the command ends; like `stop`, it must not take a lock.
     """
     request, shown = StopRequest(), threading.Event()

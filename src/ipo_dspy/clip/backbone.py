@@ -101,7 +101,7 @@ class Backbone:
     def with_image_encoder(self, encode: Callable[[Tensor], Tensor], learned: str) -> "Backbone":
         """Return the same model with another image encoder, such as one with learned visual prompts.
 
-        It shares the towers, the tokenizer and the cached texts, and has image features of its own. It cannot be sent
+        It shares the towers, the tokenizer and the cached texts, but has separate image features. It cannot be sent
         to another process; a program that is saved with it can be identified by its fingerprint.
 
         Args:

@@ -24,7 +24,7 @@ ROWS = 1024
 LOOKED_AT = 8192
 """Keys of all runs that attend at a time: those of 16,384 nodes with long shared beginnings would take gigabytes."""
 CLASS = -1
-"""Stands in a plan for CoCa's class token, which has an embedding of its own."""
+"""Stands in a plan for CoCa's class token, which has a separate embedding."""
 
 
 def suffix_tokens(tower: Any) -> TokenList:

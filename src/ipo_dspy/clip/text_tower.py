@@ -42,7 +42,7 @@ def end_token_positions(tower: Any, tokens: Tensor) -> Tensor:
     """Return the positions [M] of tokens [M, L] at which a causal tower that pools at the end token reads."""
     if _pool(tower) == "argmax":
         return tokens.argmax(dim=-1)
-    end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id  # `CLIP`, or a class of its own
+    end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id  # `CLIP`, or its own class
     return (tokens == int(end)).int().argmax(dim=-1)
 
 
@@ -55,7 +55,7 @@ def project(tower: Any, ends: Tensor) -> Tensor:
 
 
 def pools_at_end(tower: Any) -> bool:
-    """Return whether a tower reads its features at the end token; CoCa reads them at a token of its own."""
+    """Return whether a tower reads its features at the end token; CoCa reads them at a separate token."""
     return not prefix.suffix_tokens(tower) and _pool(tower) in ("argmax", "eos")
 
 

@@ -140,7 +140,7 @@ class Cluster:
         context = self.ray.get_runtime_context()
         return str(context.gcs_address), str(context.get_job_id())
 
-    def seats(self, size: WorkerSpec) -> list[Node]:
+    def worker_slots(self, size: WorkerSpec) -> list[Node]:
         """Return a node for each worker that fits, sorted by key; every node gets one before any gets a second."""
         alive = [(node, node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
         nodes = [Node(n["NodeID"], n["NodeManagerHostname"], r.get("CPU", 0), r.get("GPU", 0)) for n, r in alive]
@@ -160,7 +160,7 @@ class Cluster:
 
     def worker_count(self, size: WorkerSpec, partitions: int) -> int:
         """Return the number of workers for this many partitions, at most what fits on the live nodes."""
-        return min(partitions, len(self.seats(size)), size.workers or partitions)
+        return min(partitions, len(self.worker_slots(size)), size.workers or partitions)
 
     def inspect(self, size: WorkerSpec, paths: Sequence[str]) -> Iterator[tuple[Node, Versions, list[str]]]:
         """Yield each node that can have a worker, with its versions of `PACKAGES` and the paths that it lacks."""
@@ -179,7 +179,7 @@ class Cluster:
             return versions, [path for path in paths if not os.path.exists(path)]  # noqa: PTH110
 
         task = self.ray.remote(num_cpus=0, max_retries=0)(look)
-        nodes = list(dict.fromkeys(self.seats(size)))
+        nodes = list(dict.fromkeys(self.worker_slots(size)))
         calls = [task.options(scheduling_strategy=On(node.key, soft=False)).remote(PACKAGES, paths) for node in nodes]
         self.ray.wait(calls, num_returns=len(calls), timeout=_CHECK_SECONDS)
         for node, call in zip(nodes, calls, strict=True):

@@ -147,11 +147,11 @@ class WorkerPool:
         actor = self.cluster.ray.remote(num_cpus=0, num_gpus=self._size.gpus)(ScoringActor)
         target = self.cluster.worker_count(self._size, len(images.parts))
         occupied = Counter(self._workers.values())
-        for seat in self.cluster.seats(self._size):
-            occupied[seat.key] -= 1
-            if occupied[seat.key] < 0 and len(self._workers) < target:
-                worker = actor.options(scheduling_strategy=On(seat.key, soft=False)).remote()
-                self._workers[worker] = seat.key
+        for slot in self.cluster.worker_slots(self._size):
+            occupied[slot.key] -= 1
+            if occupied[slot.key] < 0 and len(self._workers) < target:
+                worker = actor.options(scheduling_strategy=On(slot.key, soft=False)).remote()
+                self._workers[worker] = slot.key
 
     def _answer(self, worker: Any, call: Any) -> Any:
         """Return the answer of a worker, or a `WorkerLost`; raise an `IPOError` as it is, without Ray's traceback."""

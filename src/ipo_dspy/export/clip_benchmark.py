@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ipo_dspy.export.weights import ClassWeights
 
 ANY_DATASET = "imagenet1k"
-"""The key whose templates CLIP_benchmark uses for data sets without templates of their own."""
+"""The key whose templates CLIP_benchmark uses for data sets without their own templates."""
 
 CLIP_BENCHMARK_FILES = ("templates.json", "classnames.json")
 

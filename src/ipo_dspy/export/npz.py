@@ -1,4 +1,4 @@
-"""Class weights as an .npz file that `numpy.load` reads without pickle: numbers and texts as arrays of their own."""
+"""Class weights as an .npz file that `numpy.load` reads without pickle: numbers and texts as separate arrays."""
 
 import io
 import json

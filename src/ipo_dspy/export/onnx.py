@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """The oldest in which torch writes operations, for the widest choice of runtimes: onnxruntime reads it since 1.14."""
 LARGEST = 2**30
-"""Maximum size of the weights in the model file, in bytes. Larger ones get a file of their own next to it, because
+"""Maximum size of the weights in the model file, in bytes. Larger ones get a separate file next to it, because
 protobuf reads at most 2 GB."""
 TOLERANCE = 1e-4
 """Maximum difference of a probability between onnxruntime and torch."""

@@ -109,7 +109,7 @@ def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Ten
 def _quiet() -> Iterator[None]:
     """Drop what torch and onnxscript, but no other library, log and warn about inside, for steps that do no harm.
 
-    torch has dozens of loggers with handlers of their own, so each of them is disabled. What it prints is the graph so
+    torch has dozens of loggers with their own handlers, so each of them is disabled. What it prints is the graph so
     far, if an operation cannot be traced.
     """
     known = logging.root.manager.loggerDict

@@ -25,7 +25,7 @@ _DENIED = (401, 403, 404)
 """Statuses that say nothing about the network: the hub answers 401 or 404 for a private repository as for none."""
 
 _SESSION = threading.Lock()
-"""Held while the timeout of huggingface_hub's session is ours: its requests that publish take none of their own."""
+"""Held while huggingface_hub's session has our timeout: its publishing requests accept no timeout themselves."""
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 A caption has a medium, adjectives of the medium and of the object, and clauses at the end, each of them a phrase with
 groups (`phrase_bank.Phrase`). It never has two phrases of one group, so a picture is not both red and grey, nor both
-blurry and sharp. Any template can be read as a caption; words outside the bank become phrases of their own.
+blurry and sharp. Any template can be read as a caption; words outside the bank become separate phrases.
 """
 
 import re
@@ -181,7 +181,7 @@ class CaptionReader:
         return self._find_phrase(text, "adjective") or unknown
 
     def _clauses(self, text: str) -> list[Phrase]:
-        """Return the phrases behind the class name; a clause with other words is a phrase of its own."""
+        """Return the phrases behind the class name; a clause with other words is a separate phrase."""
         clauses: list[Phrase] = []
         for clause in filter(None, map(str.strip, _CLAUSE_END.split(text))):
             known = self._behind(self._find.findall(clause))

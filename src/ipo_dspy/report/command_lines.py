@@ -47,7 +47,7 @@ def command_line(
         run: its options are taken over, as far as the command accepts them.
         command: name of the command.
         arguments: the files and folders before the options.
-        replaced: options with a value of their own, and those that the run did not have; empty ones are left out.
+        replaced: options with another value, and those that the run did not have; empty ones are left out.
         omitted: options of the run that are left out.
     """
     accepted = set(ACCEPTED.get(command, ("--device",))) - replaced.keys() - set(omitted)

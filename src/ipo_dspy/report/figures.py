@@ -88,7 +88,7 @@ def draw_bars(
 ) -> tuple[Path, ...]:
     """Draw horizontal bars, one group per label, in order from the top; see `draw_curves` for the files.
 
-    Of several series each has a hatching of its own, so that they differ without color.
+    If there are several series, each has its own hatching, so that they differ without color.
     """
     with open_figure(8, 1.5 + (0.2 + 0.08 * len(series)) * max(len(labels), 3)) as figure:
         axes = figure.subplots()

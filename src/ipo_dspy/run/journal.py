@@ -31,7 +31,7 @@ PATIENCE = 1.0
 class Journal:
     """Appends events to `folder/journal.jsonl`, each flushed and synced before `append` returns.
 
-    An existing journal is continued: a partial last line is truncated, so that new events start on a line of their own,
+    An existing journal is continued: a partial last line is truncated, so that new events start on a new line,
     and its events are in `past`. A journal that is emptied or removed while it is open is written again.
 
     Attributes:

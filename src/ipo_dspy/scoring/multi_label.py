@@ -1,4 +1,4 @@
-"""Figures of templates on images with several labels or none: each class of an image is a yes or no of its own.
+"""Figures of templates on images with several labels or none: each class of an image is a separate yes or no.
 
 The model gives independent probabilities, the sigmoids of its logits; a class is there from a probability of 0.5 on,
 that is from a logit of 0 on. Two figures add up over images, blocks and machines: the share of correct decisions, over

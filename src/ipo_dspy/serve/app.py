@@ -191,7 +191,7 @@ class _Service:
         self.weights, self._top_k = classifier.class_weights(), classifier.top_k
         self._bodies = BodyReader(limits)
         self._encoder = ImageEncoder(self._backbone, limits, self.monitor.note_batch)
-        self._texts = ThreadPoolExecutor(1)  # one of its own: else texts keep the bodies from the other threads
+        self._texts = ThreadPoolExecutor(1)  # a separate one: else texts keep the bodies from the other threads
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -121,7 +121,7 @@ def run(
 
     prepare(load())  # a program that cannot be loaded is one error, not one in each
     loading.unload()
-    gc.collect()  # each worker has a model of its own; FastAPI would keep that of an application
+    gc.collect()  # each worker has its own model; FastAPI would keep that of an application
     with tempfile.TemporaryDirectory(prefix="ipo-dspy-metrics-") as folder:
         os.environ[SHARED_FOLDER] = folder
         announce()
