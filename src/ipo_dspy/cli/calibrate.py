@@ -54,7 +54,7 @@ def calibrate(
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Fit temperature, class weights, and a threshold to labeled images; of split data, to the validation part."""
+    """Fit temperature, class weights, and a threshold to labeled images (the validation part of split data)."""
     classifier = clip.load(program)
     classifier.check_single_label("calibrate")
     dataset = images.read_part(data, "validation", "training")

@@ -44,11 +44,11 @@ def check(
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Test whether a saved program got worse on labeled images; of split data, on the test part.
+    """Test whether a saved program got worse on labeled images (the test part of split data).
 
     The test is one-sided, on accuracy: McNemar's exact test on images that both saw, Fisher's on others.
 
-    Exit code 0 if it is not shown to have got worse, 1 if it is, 2 if that could not be checked.
+    Exit code 0 without evidence that it got worse, 1 with evidence, 2 if the check could not run.
     """
     from ipo_dspy.analysis.program_check import Outcomes
     from ipo_dspy.analysis.program_check import check as compare
@@ -109,4 +109,4 @@ def _print(result: "CheckResult", images: int) -> None:
     changes = ((result.relabeled, "with another label now"), (result.missing, "missing"))
     if changed := ", ".join(f"{count} {what}" for count, what in changes if count):
         terminal.line(f"images of the reference: {changed}")
-    terminal.line("the program got worse" if result.is_worse else "the program is not shown to have got worse")
+    terminal.line("the program got worse" if result.is_worse else "no evidence that the program got worse")

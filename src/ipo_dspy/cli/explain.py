@@ -41,7 +41,7 @@ def explain(
     ] = False,
     labels: Annotated[
         bool,
-        Option("--labels", help="List the images whose label is suspicious; of split data, of the training part."),
+        Option("--labels", help="List images with suspicious labels (in the training part of split data)."),
     ] = False,
     clip: opt.SavedModel,
     plot: Annotated[Path | None, Option(help="Save a plot as FILE.svg and FILE.png.", metavar="FILE")] = None,
@@ -52,7 +52,7 @@ def explain(
 ) -> None:
     """Score a template without each of its phrases and words, and list the classes it confuses.
 
-    Of an ensemble, each line is left out. Standard errors are those of paired differences on these images.
+    For an ensemble, each line is left out instead. Standard errors are those of paired differences on these images.
 
     If the data has more classes than the program, those of the program are base and the others novel.
     """

@@ -26,7 +26,7 @@ def export(
     opset: Annotated[int | None, Option(help="ONNX opset version, with --to onnx.", show_default="18")] = None,
     clip: opt.SavedModel,
 ) -> None:
-    """Write a saved program for other programs: as weights, a model, templates, or a script."""
+    """Export a saved program as weights, a model, templates, or a script."""
     from ipo_dspy.classifier import ClipClassifier
 
     with spinner("Loading the model ..."):

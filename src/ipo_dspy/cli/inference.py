@@ -38,7 +38,7 @@ def evaluate(
     goal: goals.Goal,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate a saved program on labeled images; of split data, on the test part."""
+    """Evaluate a saved program on labeled images (the test part of split data)."""
     from ipo_dspy.optimizer.evaluation import evaluate as score
     from ipo_dspy.run.recorder import EventRecorder
 
@@ -111,7 +111,7 @@ def describe(
     skip_unreadable: opt.SkipUnreadable = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Print the image descriptions that the proposer would see; of split data, those of the training part."""
+    """Print the image descriptions that the proposer would see (for the training part of split data)."""
     from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.describers import ClipDescriber, Describer, LMDescriber
     from ipo_dspy.lms import build_lm
@@ -151,7 +151,7 @@ def report(
     run: Annotated[Path, Argument(help="Folder of a run, finished or not.")],
     out: Annotated[Path | None, Option(help="HTML file.", show_default="report.html in the folder of the run")] = None,
     png: Annotated[
-        Path | None, Option(help="Also write the pictures for slides as PNG files in this folder.", metavar="FOLDER")
+        Path | None, Option(help="Also write figures for slides as PNG files to this folder.", metavar="FOLDER")
     ] = None,
 ) -> None:
     """Write the HTML report of a run."""

@@ -25,7 +25,7 @@ def serve(
     max_images: Annotated[int, Option(min=1, help="Maximum number of images in a request.")] = 64,
     timeout: Annotated[float, Option(min=0.001, help="Maximum seconds to answer a request once it has arrived.")] = 30,
 ) -> None:
-    """Serve a saved program over HTTP, with a page on which one drops pictures, until Ctrl-C or SIGTERM.
+    """Serve a saved program over HTTP, with a page to drop pictures on, until Ctrl-C or SIGTERM.
 
     If the environment variable IPO_DSPY_SERVE_TOKEN is set, clients must send Authorization: Bearer TOKEN.
     """

@@ -48,7 +48,7 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "safetensors": Format(write_safetensors, ".safetensors", "class embeddings and all settings"),
-        "npz": Format(write_npz, ".npz", "the same for numpy alone"),
+        "npz": Format(write_npz, ".npz", "the same for numpy"),
         "csv": Format(write_csv, ".csv", "labels and prompts", keeps_calibration=False),
         "clip-benchmark": Format(
             write_clip_benchmark,

@@ -1,7 +1,7 @@
 """The events of a run, as typed plain values.
 
 Each kind is a `TypedDict` with the key `event`. The journal writes them as JSON lines, observers are called with them
-as they happen, and `state.RunState` folds them into the state of the run. A type checker knows the fields once the
+as they happen, and `state.RunState` folds them into the state of the run. A type checker infers the fields once the
 kind is tested: `if event["event"] == "trial": event["accuracy"]`.
 
 `ProgressEvent` and `ImageSkippedEvent` are transient: they are not recorded. No event holds pictures, keys, headers or
@@ -68,8 +68,8 @@ class SearchStartedEvent(SearchFields):
     """The search for one classifier's template started.
 
     `data_name` is the name of the folder or table with the training images, empty if unknown. `data_fingerprint` is
-    that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are the
-    texts of classes that CLIP does not read by their name. `also` holds further models that templates are scored with,
+    that of images, labels and classes, `validation_fingerprint` that of the validation images. `class_texts` are
+    the texts of classes that do not use their name. `also` holds further models that templates are scored with,
     and `across` how their scores are combined. `objective` is the name of the objective, if it is not the accuracy;
     `objective_digest` identifies it with its costs, floors and the code of its metric.
     """
@@ -93,8 +93,8 @@ class SearchStartedEvent(SearchFields):
 class LMRequestEvent(SearchFields):
     """A request to a language model is about to be sent; recorded before it is.
 
-    `timeout` is the number of seconds after which it is given up, with its retries and the pauses between them, null if
-    unknown. A response from DSPy's cache has such an event, too; one that an earlier session recorded has none.
+    `timeout` is the number of seconds after which it is abandoned, including its retries and the pauses between them,
+    null if unknown. A response from DSPy's cache has such an event, too; one recorded by an earlier session has none.
     """
 
     event: Literal["lm_request"]
@@ -215,9 +215,9 @@ class FinalistFields(TypedDict):
 
 
 class ChoiceFields(TypedDict):
-    """Expected accuracy of the selected template on new images; see `selection.ChoiceReport`.
+    """Expected accuracy of the selected template on new images; see `optimizer.template_choice.ChoiceReport`.
 
-    With another `objective`, its values take the place of accuracies.
+    With another `objective`, its values replace accuracies.
     """
 
     images: int
@@ -237,7 +237,7 @@ class ChoiceFields(TypedDict):
 
 
 class CandidateFields(TypedDict):
-    """A template that was compared: `error` is the standard error of its accuracy's difference to the best one's.
+    """A template that was compared: `error` is the standard error of its difference in accuracy from the best one.
 
     With another objective, `accuracy` is its value.
     """
@@ -249,13 +249,13 @@ class CandidateFields(TypedDict):
 
 
 class PhraseFields(WorthFields):
-    """The worth of a phrase of the selected template: the fall of accuracy, and the rise of loss, without it."""
+    """The worth of a phrase of the selected template: the decrease in accuracy and the increase in loss without it."""
 
     phrase: str
 
 
 class EnsembleLineFields(WorthFields):
-    """The gain by a further line of an ensemble: the rise of accuracy, and the fall of the loss."""
+    """The gain of an additional ensemble line: the increase in accuracy, and the decrease in loss."""
 
     text: str
 
@@ -272,7 +272,7 @@ class SelectedEvent(SearchFields):
 
     `tied` holds the plainest templates that cannot be told apart from the best one, and `candidates` the most accurate
     ones of all that were compared. `ensemble` holds the lines that
-    were added to the selected template, or would be: it is part of `template` only if an ensemble was asked for.
+    were, or would be, added to the selected template; they are part of `template` only if an ensemble was requested.
     """
 
     event: Literal["selected"]
@@ -289,11 +289,11 @@ class SelectedEvent(SearchFields):
 
 
 class ClassTextChangeFields(WorthFields):
-    """Words of a class that were replaced, with the gain of the change on the images that decided.
+    """Words of a class that were replaced, and the gain of the change on the images that decided.
 
-    `recognized` is the number of its images that were recognized before and after, of `images`; `lost` the largest
-    number of images that another class lost, `candidates` the number of alternatives to its words, each a text or the
-    mean of several, that were compared.
+    `recognized` is the number of its images that were recognized before and after, out of `images`; `lost` is
+    the largest number of images that another class lost; `candidates` is the number of alternatives that were compared,
+    each a text or the mean of several.
     """
 
     label: str
@@ -349,7 +349,7 @@ class MatrixFields(TypedDict):
 class EvaluationEvent(ImageSetFields, ScoreFields):
     """The score of the start or the best template (`role`) on a set of images.
 
-    `measures` are other measures by name, in percent but for the loss, and `confusions` the most frequent errors.
+    `measures` are other measures by name, in percent except the loss, and `confusions` the most frequent errors.
     `matrix` is empty for images with several labels.
     """
 
@@ -390,7 +390,7 @@ class PredictionChangedEvent(ImageSetFields):
 
 
 class MistakeEvent(ImageSetFields):
-    """An image that the best template takes for another class, with the probability of that class, from 0 to 1."""
+    """An image that the best template misclassifies, with the probability of the predicted class, from 0 to 1."""
 
     event: Literal["mistake"]
     source: str
@@ -400,7 +400,7 @@ class MistakeEvent(ImageSetFields):
 
 
 class EmbeddingMapEvent(ImageSetFields):
-    """Images and class texts of the best template as points of a plane; see `scoring.map_projection`.
+    """Images and class texts of the best template as points in a plane; see `scoring.map_projection`.
 
     `words` has a point for each of the `classes`, `images` one for each of a sample of their images, and `labels` the
     indices of their classes; `correct` is true for images that are recognized. `shown` is the percentage of variance.
