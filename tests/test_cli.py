@@ -64,7 +64,7 @@ def test_demo_prints_the_table_and_writes_the_report(capsys: pytest.CaptureFixtu
         "a photo of a <CLASS>.",
         "report.html",
         "on new images of these classes, 95 % interval ",
-        "% on validation images, less ",
+        "% on validation images, minus ",
         " the start template: ",
     ):
         assert word in text

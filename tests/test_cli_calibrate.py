@@ -45,7 +45,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     for name in (
         "accuracy %",
         "calibration error",
-        "by chance, if perfect",
+        "calibration error by chance",
         "unknown answered % if 95 % of the others are",
         "before and after, on images that the fit did not see",
         "AUROC of unknown",
@@ -56,7 +56,7 @@ def test_program_and_report_are_written(folders: Path, tmp_path: Path, capsys: p
     assert f"program  {folders / 'calibrated.json'}" in err
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2
-    assert "By chance, if perfect" in page
+    assert "Calibration error by chance" in page
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     image = next((folders / "other").rglob("*.webp"))

@@ -352,7 +352,7 @@ def test_a_dry_run_says_what_would_run(photos: Path, tmp_path: Path, capsys: pyt
         "selected": "the leading templates are compared in pairs on the training images, and the best one is selected",
         "written to": f"{tmp_path / 'run'} (journal.jsonl, best.json, report.html)",
     }
-    assert err == "no language model is asked, and no key is needed: 0 calls, 0 tokens, 0 USD\n"
+    assert err == "no language model is used and no key is needed: 0 calls, 0 tokens, 0 USD\n"
     words = ["--test", "0.5", "--min-recall", "cat=0.5", "--prompt-model", "openai/gpt-4o-mini", "--dry-run", "--json"]
     demo.export("pixel-animals", tmp_path / "photos")
     code, printed, _ = call(capsys, *search(tmp_path / "photos", tmp_path / "run", None, *words))

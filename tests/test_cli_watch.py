@@ -253,11 +253,11 @@ def test_why_the_figure_falls_at_the_end(tmp_path: Path) -> None:
     keep(tmp_path, {**chosen(2), "choice": choice, "candidates": tied}, end())
     lines = [line.strip() for line in shown(tmp_path).splitlines()]
     assert (
-        "trial 1 was better on the training images (60.00 % against 50.00 %), but was not chosen: within the "
-        "tolerance the plainest wins, by the number of its words"
+        "trial 1 was better on the training images (60.00 % against 50.00 %), but was not chosen: of the "
+        "tied ones, the template with the fewest words wins"
     ) in lines
     assert (
-        "expected: 46.0 % on new images of these classes, 95 % interval 30.0 to 62.0 (50.0 % on training images, less "
+        "expected: 46.0 % on new images of these classes, 95 % interval 30.0 to 62.0 (50.0 % on training images, minus "
         "4.0 points of optimism)"
     ) in lines
 

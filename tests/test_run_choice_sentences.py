@@ -19,7 +19,7 @@ def choice(**fields: float) -> ChoiceFields:
 def test_the_expectation_names_the_images_that_flatter() -> None:
     text = choice_sentences.expectation(choice(), "train")
     assert text == (
-        "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, less 1.4 "
+        "92.6 % on new images of these classes, 95 % interval 84.7 to 96.6 (94.0 % on training images, minus 1.4 "
         "points of optimism)"
     )
     assert "on validation images" in choice_sentences.expectation(choice(), "validation")

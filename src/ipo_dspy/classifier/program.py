@@ -282,7 +282,7 @@ class ClipClassifier(PortablePredictor):
         others = None if unknown is None else self._logits_of(images["unknown"], skip_unreadable)[0]
         scaling = self.scaling_of(self.template, classes)
         report = calibrate_logits(known, np.array(labels)[list(encoded.kept)], others, classes, settings, scaling)
-        remedy = "confidences on new images may be, too: calibrate on other images to know"
+        remedy = "confidences on new images may also be too high: calibrate on other images to check"
         report = replace(report, chose_template=self.share_that_chose(encoded.keys, remedy))
         calibrated: ClipClassifier = self.deepcopy()
         calibration = Calibration(template, report.temperature, report.threshold, unknown_label, report.threshold_score)

@@ -109,7 +109,7 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         "accuracy %": (found.before.accuracy, found.after.accuracy),
         "loss": (found.before.loss, found.after.loss),
         "calibration error": (found.before.calibration_error, found.after.calibration_error),
-        "by chance, if perfect": (found.before.error_by_chance, found.after.error_by_chance),
+        "calibration error by chance": (found.before.error_by_chance, found.after.error_by_chance),
     }
     if found.before.auroc is not None and found.after.auroc is not None:
         figures["AUROC of unknown"] = (found.before.auroc, found.after.auroc)

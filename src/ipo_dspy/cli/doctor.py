@@ -59,12 +59,12 @@ def doctor(
         "torchvision": machine.torchvision,
         "device": machine.device,
         "CLIP demo": partial(models.clip, "demo", None, device),
-        "CLIP by default": models.default_model,
+        "default CLIP": models.default_model,
         "folders": machine.folders,
         "keys": machine.keys,
     }
     if model is not None:
-        functions.pop("CLIP by default")
+        functions.pop("default CLIP")
         functions[f"CLIP {model}"] = partial(models.clip, model, pretrained, device)
     for option, name, settings in lms:
         if name is not None:

@@ -44,7 +44,7 @@ def default_model() -> Check:
     from ipo_dspy.clip.loading import import_open_clip
     from ipo_dspy.clip.weights import resolve
 
-    name, model = "CLIP by default", f"{DEFAULT_MODEL}, {DEFAULT_PRETRAINED}"
+    name, model = "default CLIP", f"{DEFAULT_MODEL}, {DEFAULT_PRETRAINED}"
     try:
         file = resolve(import_open_clip(), DEFAULT_MODEL, DEFAULT_PRETRAINED, Hub(None, "refused")).checkpoint
     except ModelError:

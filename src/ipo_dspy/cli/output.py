@@ -151,7 +151,7 @@ def estimate(found: "Estimate", plan: Mapping[str, str] = MappingProxyType({}), 
         return
     labeled(plan)
     if not found.items:
-        note("no language model is asked, and no key is needed: 0 calls, 0 tokens, 0 USD")
+        note("no language model is used and no key is needed: 0 calls, 0 tokens, 0 USD")
         return
     lines = [
         (i.what, i.model, str(i.calls), str(i.prompt_tokens), str(i.completion_tokens), _usd(i.cost))

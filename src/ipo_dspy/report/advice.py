@@ -75,7 +75,7 @@ def _for_classes(run: RunState, search: SearchState, folder: Path, *, below: flo
     searched = {"--template": search.selected["template"], "--optimize": "class_texts", "--candidates": "words.json"}
     return [
         Command(f"{fact}. {purpose}", "{\n" + ",\n".join(words) + "\n}"),
-        Command("Search these words, by accuracy", _optimize(run, search, searched, NOT_FOR_WORDS)),
+        Command("Search among these words, by accuracy", _optimize(run, search, searched, NOT_FOR_WORDS)),
     ]
 
 

@@ -132,7 +132,7 @@ def _reason(selected: SelectedEvent, trial: Trial, best: Trial, goal: ObjectiveT
     """Return why a trial was not chosen; both were compared on the images that decided, if they are candidates."""
     compared = {candidate["index"]: candidate for candidate in selected.get("candidates", [])}
     candidate, winner = compared.get(trial.index), compared.get(best.index)
-    plainest = "within the tolerance the plainest wins, by the number of its words"
+    plainest = "of the tied ones, the template with the fewest words wins"
     if selected["selected_on"] == "train":
         # Only the best candidates are listed; with more than one tied, the one with the lowest loss may lead.
         has_ties = "choice" in selected and selected["choice"]["tied"] > 1

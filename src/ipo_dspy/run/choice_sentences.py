@@ -30,7 +30,7 @@ def expectation(choice: ChoiceFields, selected_on: str) -> str:
     return (
         f"{label}{text.brief(choice['expected'])} on new images of these classes, 95 % interval "
         f"{text.interval(choice['low'], choice['high'])} ({text.brief(choice['accuracy'])} on "
-        f"{images} images, {'less' if text.sign > 0 else 'plus'} {optimism} of optimism)"
+        f"{images} images, {'minus' if text.sign > 0 else 'plus'} {optimism} of optimism)"
     )
 
 
