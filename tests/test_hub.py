@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -287,7 +287,7 @@ def test_many_classes_are_not_all_shown() -> None:
 def compiled() -> ClipClassifier:
     task = demo.load("pixel-animals", shots=4)
     optimizer = IPO(proposer="evolution", describer="clip", steps=2, progress=False)
-    return optimizer.compile(task.program, trainset=task.trainset, valset=task.valset)
+    return cast("ClipClassifier", optimizer.compile(task.program, trainset=task.trainset, valset=task.valset))
 
 
 def known(program: ClipClassifier) -> list[str]:

@@ -7,7 +7,7 @@ is not changed; `compile` returns a copy with better templates.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dspy
 from dspy.teleprompt.teleprompt import Teleprompter
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Program = TypeVar("Program", bound=dspy.Module)
 TestFunction: TypeAlias = Callable[[EventRecorder, dspy.Module, Sequence[SearchResult], Sequence[EncodedTask]], None]
 """Evaluates a compiled program on test images; the search results hold the start template, the tasks the scorers."""
 
@@ -147,12 +146,12 @@ class IPO(Teleprompter):
 
     def compile(
         self,
-        student: Program,
+        student: dspy.Module,
         trainset: Sequence[dspy.Example],
         *,
         teacher: None = None,
         valset: Sequence[dspy.Example] | None = None,
-    ) -> Program:
+    ) -> dspy.Module:
         """Search for a better template for every `ClipClassifier` of the student.
 
         Args:
@@ -177,8 +176,7 @@ class IPO(Teleprompter):
         """
         if teacher is not None:
             raise InputError(f"teacher must be None, got a {type(teacher).__name__}; IPO learns from labels alone")
-        program: Program = self.compile_and_test(student, trainset, valset)
-        return program
+        return self.compile_and_test(student, trainset, valset)
 
     def compile_and_test(
         self,
