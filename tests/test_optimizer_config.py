@@ -45,9 +45,10 @@ def test_a_configuration_is_frozen_and_derived_by_replacing() -> None:
     assert replace(config, seed=1) == OptimizerConfig(proposer="evolution", steps=20, seed=1)
 
 
+@pytest.mark.parametrize("proposer", [EvolutionProposer(), LMProposer(dspy.LM("openai/gpt-4o-mini", api_key="none"))])
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_an_optimizer_is_copied_whole(copied: Any) -> None:
-    optimizer = IPO(proposer=EvolutionProposer(), steps=2, max_tokens=9, initial_templates=["a <CLASS>."])
+def test_an_optimizer_is_copied_whole(copied: Any, proposer: Any) -> None:
+    optimizer = IPO(proposer=proposer, steps=2, max_tokens=9, initial_templates=["a <CLASS>."])
     twin = copied(optimizer)
     twin.stop()
     assert repr(twin) == repr(optimizer)

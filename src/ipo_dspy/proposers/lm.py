@@ -58,6 +58,8 @@ Fault = (LMError, ImportError, OSError)
 DescriptionMode = Literal["even", "rotate", "summary"]
 _RECORDED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed")
 """Settings of a model that affect its output and contain no secrets."""
+_SHRINKING = threading.Lock()
+"""Held while a share is halved; not in each proposer, which could then be neither copied nor pickled."""
 
 
 class LMProposer:
@@ -99,7 +101,6 @@ class LMProposer:
         self._choose = rotate if descriptions == "rotate" else select_evenly
         self._share = 1.0
         """Fraction of descriptions and history that fits the context window; halved on overflow."""
-        self._shrinking = threading.Lock()
 
     @property
     def shows_error(self) -> bool:
@@ -248,7 +249,7 @@ class LMProposer:
                 self._shrink(ask, share)
 
     def _shrink(self, ask: ProposalRequest, share: float) -> None:
-        with self._shrinking:
+        with _SHRINKING:
             if self._share != share:
                 return  # a concurrent request has already halved it
             self._share = share / 2
