@@ -13,6 +13,7 @@ from ipo_dspy.bench.ablations import ABLATIONS, ablation, variant_names
 from ipo_dspy.bench.aggregate import MeanWithError, entry
 from ipo_dspy.bench.cells import Grid
 from ipo_dspy.bench.markdown_page import Content, page, write_page
+from ipo_dspy.bench.method_runners import build_ipo
 from ipo_dspy.bench.result_rows import Row
 from ipo_dspy.bench.settings import Settings
 from ipo_dspy.bench.suites import DemoSuite, PaperSuite, build_suite, select_datasets
@@ -149,6 +150,16 @@ def test_every_ablation_has_its_table() -> None:
     assert list(history.variants) == ["0", "1", "5", "10", "20", "50", "100"]
     usual = {GRID.cell("grey-food", "ipo", 1, 1).key}
     assert usual <= {cell.key for cell in ablation("feedback", GRID, models).cells()}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_variant_of_an_ablation_makes_an_optimizer(name: str) -> None:
+    """Also the one without descriptions, if a model is named that writes them."""
+    grid = replace(GRID, settings=replace(GRID.settings, lm="openai/gpt-4o-mini", vlm="openai/gpt-4o"))
+    split = DemoSuite().load("grey-food", shots=1, seed=1)
+    for cell in ablation(name, grid, {"lm": ["openai/gpt-4o"], "vlm": ["openai/gpt-4o-mini"]}).cells():
+        optimizer = build_ipo(cell, split)
+        assert (optimizer.config.description_model is None) == (not cell.settings.descriptions or not cell.settings.vlm)
 
 
 def test_unknown_names_list_the_known() -> None:

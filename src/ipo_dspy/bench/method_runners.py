@@ -184,7 +184,7 @@ def build_ipo(cell: Cell, split: BaseNovelSplit, **options: Any) -> IPO:
     start = Template.parse(DEFAULT_TEMPLATE)
     return IPO(
         proposer=_build_proposer(given, models.get("prompt_model")),
-        description_model=models.get("description_model"),
+        description_model=models.get("description_model") if given.descriptions else None,
         describer="auto" if given.descriptions else None,
         steps=given.steps,
         prompts_per_step=given.prompts_per_step,
