@@ -22,7 +22,14 @@ from ipo_dspy.lms.preflight import check_prices, check_rates, unique_models
 from ipo_dspy.optimizer.config import OptimizerConfig, display_name
 from ipo_dspy.optimizer.factories import build_proposer, language_models, lm_of
 from ipo_dspy.optimizer.pipeline import Pipeline
-from ipo_dspy.optimizer.results import DetailedResults, candidate_programs, found_texts, save_atomically, with_templates
+from ipo_dspy.optimizer.results import (
+    DetailedResults,
+    Program,
+    candidate_programs,
+    found_texts,
+    save_atomically,
+    with_templates,
+)
 from ipo_dspy.optimizer.search import SearchResult
 from ipo_dspy.optimizer.search_task import EncodedTask, SearchTask
 from ipo_dspy.optimizer.trainset import collect_training_images, find_classifiers
@@ -146,12 +153,12 @@ class IPO(Teleprompter):
 
     def compile(
         self,
-        student: dspy.Module,
+        student: Program,
         trainset: Sequence[dspy.Example],
         *,
         teacher: None = None,
         valset: Sequence[dspy.Example] | None = None,
-    ) -> dspy.Module:
+    ) -> Program:
         """Search for a better template for every `ClipClassifier` of the student.
 
         Args:
@@ -180,12 +187,12 @@ class IPO(Teleprompter):
 
     def compile_and_test(
         self,
-        student: dspy.Module,
+        student: Program,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
         *,
         test: TestFunction | None = None,
-    ) -> dspy.Module:
+    ) -> Program:
         """Compile as `compile` does, and call `test` before the run is recorded as finished.
 
         Args:
@@ -208,12 +215,12 @@ class IPO(Teleprompter):
 
     def _search(
         self,
-        student: dspy.Module,
+        student: Program,
         trainset: list[dspy.Example],
         valset: list[dspy.Example] | None,
         displays: Sequence[Observer],
         test: TestFunction | None,
-    ) -> dspy.Module:
+    ) -> Program:
         classifiers = find_classifiers(student)
         proposer = build_proposer(self.config)
         models = self._check_models(proposer)
@@ -345,9 +352,7 @@ class IPO(Teleprompter):
         check_prices(models, self.config.max_cost)
         return models
 
-    def _build_program(
-        self, student: dspy.Module, results: Sequence[SearchResult], details: DetailedResults
-    ) -> dspy.Module:
+    def _build_program(self, student: Program, results: Sequence[SearchResult], details: DetailedResults) -> Program:
         best = with_templates(student, {r.predictor: r.best.template for r in results}, found_texts(results))
         before, after = find_classifiers(student), find_classifiers(best)
         if dropped := [name for name in before if before[name].is_calibrated and not after[name].is_calibrated]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
@@ -18,6 +18,8 @@ from ipo_dspy.optimizer.trainset import find_classifiers
 from ipo_dspy.program_files import write_state
 from ipo_dspy.run.ledger import Usage
 from ipo_dspy.template import Template
+
+Program = TypeVar("Program", bound=dspy.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +89,13 @@ class DetailedResults:
 
 
 def with_templates(
-    student: dspy.Module, templates: Mapping[str, Template], texts: Mapping[str, Texts] = MappingProxyType({})
-) -> dspy.Module:
+    student: Program, templates: Mapping[str, Template], texts: Mapping[str, Texts] = MappingProxyType({})
+) -> Program:
     """Return a copy of a program with these templates and texts of classes, without the results of an earlier run."""
     bare = copy.copy(student)
     for attribute in ("detailed_results", "candidate_programs"):
         bare.__dict__.pop(attribute, None)
-    program = bare.deepcopy()
+    program: Program = bare.deepcopy()
     for name, classifier in find_classifiers(program).items():
         if name in templates:
             classifier.template = templates[name]
