@@ -383,6 +383,8 @@ def test_mlflow_cannot_write_into_the_optimizer() -> None:
         ({"track_stats": "no"}, "track_stats must be True or False"),
         ({"allow_config_changes": "no"}, "allow_config_changes must be True or False"),
         ({"progress": "no"}, "progress must be True or False"),
+        ({"callbacks": 5}, r"callbacks must be a list of DSPy callbacks, got 5; for example callbacks=\[callback\]"),
+        ({"log_dir": 5}, "log_dir must be the path of a folder, got 5; for example log_dir='runs/1'"),
     ],
 )
 def test_arguments_of_a_wrong_type_are_refused_at_once(wrong: dict[str, Any], message: str) -> None:

@@ -141,5 +141,5 @@ def test_anything_but_text_is_not_a_template(text: Any) -> None:
 
 @pytest.mark.parametrize("mark", ["\n", "\r", "\x0b", "\u2028"])
 def test_a_line_holds_no_line_break(mark: str) -> None:
-    with pytest.raises(TemplateError, match="has a line break within a line"):
+    with pytest.raises(TemplateError, match="has a line break within a line; type it again without hidden"):
         Template((f"a <CLASS>{mark}the <CLASS>",))

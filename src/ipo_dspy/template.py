@@ -58,7 +58,7 @@ class Template:
                 note = f" ({lookalike.group()!r} is not a placeholder)" if lookalike else ""
                 raise _error(f"has no {PLACEHOLDER}{note}", line, reason="no class placeholder")
             if len(line.splitlines()) != 1:
-                raise _error("has a line break within a line", line, reason="too many lines")
+                raise _error("has a line break within a line", line, reason="control characters")
 
     @classmethod
     def parse(cls, text: str) -> "Template":

@@ -104,12 +104,14 @@ class OptimizerConfig:
         self._check_encoders()
         for name, condition, remedy in self._conflicts():
             raise invalid(name, condition, getattr(self, name), remedy)
-        if self.log_dir is not None and not os.fspath(self.log_dir):
+        if self.log_dir is not None and not (isinstance(self.log_dir, str | os.PathLike) and os.fspath(self.log_dir)):
             raise invalid(
                 "log_dir", "the path of a folder", self.log_dir, Hint("for example {log_dir}", log_dir="runs/1")
             )
         if not isinstance(self.task_description, str | None):
             raise invalid("task_description", "a string or None", self.task_description, "describe what is classified")
+        if not isinstance(self.callbacks, Iterable | None):
+            raise invalid("callbacks", "a list of DSPy callbacks", self.callbacks, "for example callbacks=[callback]")
         if not isinstance(self.label_field, str | Mapping):
             raise invalid("label_field", "a string or a mapping of strings", self.label_field, "for example 'label'")
         self._resolve(
