@@ -6,7 +6,6 @@ import json
 import logging
 import pickle
 import shutil
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -224,10 +223,8 @@ def test_unknown_names(name: str, pretrained: str | None, message: str) -> None:
 def test_without_a_network_one_error_names_both_ways_out(
     name: str, pretrained: str | None, no_network: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begin = time.monotonic()
     with pytest.raises(ModelError, match=r"Hugging Face hub.*ConnectionError.*network.*pretrained=.*local-dir:"):
         load_backbone(name, pretrained, cache_dir=str(no_network))
-    assert time.monotonic() - begin < 20
     assert caplog.text == ""
 
 

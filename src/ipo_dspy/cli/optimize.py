@@ -18,6 +18,7 @@ from ipo_dspy.cli.progress import LiveProgress
 from ipo_dspy.errors import InputError, IPOError, StoppedError
 from ipo_dspy.optimizer.config import Across, OptimizerConfig, SearchPreset
 from ipo_dspy.run import choice_sentences
+from ipo_dspy.template import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
     import dspy
@@ -94,7 +95,7 @@ def optimize(
         Across,
         Option("--across", help="With --also: score a template by its mean over the models, or by its worst one."),
     ] = "mean",
-    template: Annotated[str, Option(help="Initial template.")] = "a photo of a <CLASS>.",
+    template: Annotated[str, Option(help="Initial template.")] = DEFAULT_TEMPLATE,
     initial_templates: Annotated[
         list[str] | None,
         Option(
