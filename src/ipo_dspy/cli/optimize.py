@@ -230,7 +230,9 @@ def _run(
     retries = log_retries(list(asked.values()), progress.say)
     try:
         with progress, signals.handle_interrupt(optimizer.stop, progress.say, progress.stopping) as request, retries:
-            result = runs.run(optimizer, program, sets, folder, stop=lambda: request.received, command=command)
+            result = runs.run(
+                optimizer, program, sets, folder, progress=progress, stop=lambda: request.received, command=command
+            )
     except StoppedError:
         show.note(f"ipo-dspy: stopped before the search began; {again}")
         raise Exit(request.exit_code) from None

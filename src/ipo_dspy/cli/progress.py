@@ -21,6 +21,8 @@ def spinner(text: str) -> Iterator[None]:
 class LiveProgress(ProgressDisplay):
     """Progress of a command: bars if stderr is a terminal, and errors in any case."""
 
+    skipped = 0
+    """Number of images that could not be read."""
     loggers: tuple[str, ...] = ("ipo_dspy.optimizer.ipo",)
     """Loggers whose warnings are already printed here."""
 
@@ -47,6 +49,7 @@ class LiveProgress(ProgressDisplay):
     def __call__(self, event: Event) -> None:
         """Show an event."""
         super().__call__(event)
+        self.skipped += event["event"] == "image_skipped"
         if event["event"] == "error":
             owner = "" if event["predictor"] == "self" else f" of {event['predictor']}"
             self.say(f"step {event['step']}{owner}: {event['message']}")

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ from ipo_dspy._internal.counts import pluralize
 from ipo_dspy._internal.file_kinds import PROGRAM_FILE
 from ipo_dspy.cli.data_options import DataSets
 from ipo_dspy.cli.final_test import FinalTest
-from ipo_dspy.cli.progress import spinner
+from ipo_dspy.cli.progress import LiveProgress, spinner
 from ipo_dspy.cli.run_summary import RunSummary
 from ipo_dspy.errors import JournalError
-from ipo_dspy.run.events import CommandEvent, Event
+from ipo_dspy.run.events import CommandEvent
 from ipo_dspy.run.journal import FILE_NAME, replay
 from ipo_dspy.run.state import RunState
 from ipo_dspy.scoring.objectives import ObjectiveText
@@ -74,33 +73,27 @@ def run(
     sets: DataSets,
     folder: Path,
     *,
+    progress: LiveProgress,
     stop: Callable[[], bool],
     command: CommandEvent | None = None,
 ) -> RunSummary:
     """Optimize, evaluate on test images, and save journal, program and report in a folder.
 
-    `stop` is called while test images are encoded; if true, testing is left to the next session. The journal keeps the
-    `command`, for the commands that the report advises.
+    `progress` is one of the optimizer's observers. `stop` is called while test images are encoded; if true, testing is
+    left to the next session. The journal keeps the `command`, for the commands that the report advises.
 
     Raises:
         StoppedError: the run was stopped before the search began.
     """
     from ipo_dspy.report import write_report
 
-    skipped: list[Event] = []
-
-    def listen(event: Event) -> None:
-        if event["event"] == "image_skipped":
-            skipped.append(event)
-
-    optimizer.config = replace(optimizer.config, observers=(*optimizer.config.observers, listen))
-    earlier_trials = sum(event["event"] == "trial" for event in replay(folder)) if journal_size(folder) else 0
+    earlier_trials = len(RunState(replay(folder)).search("self").history) if journal_size(folder) else 0
     test = FinalTest(sets, optimizer.config, stop, command)
     details = optimizer.compile_and_test(program, sets.train, sets.validation, test=test).detailed_results
     return RunSummary(
         details=details,
         final=test.result,
-        left_out=len(skipped),
+        left_out=progress.skipped,
         folder=str(folder),
         report=str(write_report(folder)),
         was_finished=earlier_trials == len(details.trials) and details.status == "finished",
