@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import tarfile
 import warnings
 from pathlib import Path
@@ -224,6 +225,15 @@ def test_the_command_writes_next_to_the_program_and_again(
     out = program.with_name("other name")
     assert call(capsys, program, "--to", format, "--out", out)[:2] == (0, f"{out}\n")
     assert out.is_dir() == target.is_dir()
+
+
+@pytest.mark.parametrize("format", ["safetensors", "npz"])
+def test_the_folder_of_a_model_stays_here(tmp_path: Path, format: str) -> None:
+    folder = shutil.copytree(model_path(DEMO_VIT), tmp_path / "customers" / "clip")
+    ClipClassifier(["cat", "dog"], model=f"local-dir:{folder}").export(tmp_path / "best", format=format)
+    content = (tmp_path / "best").read_bytes().replace(b"\0", b"").replace(b"\\", b"")  # numpy has UTF-32
+    assert b'"model": "clip"' in content
+    assert b"customers" not in content
 
 
 def test_unusable_paths_and_programs(

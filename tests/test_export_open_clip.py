@@ -3,6 +3,7 @@
 import ast
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from helpers.cli_process import Done, Processes
 from helpers.clip_toys import write_sigmoid_demo
 from ipo_dspy import ClipClassifier, demo
-from ipo_dspy.clip.bundled import DEMO, DEMO_VIT
+from ipo_dspy.clip.bundled import DEMO, DEMO_VIT, assets, model_path
 from ipo_dspy.clip.compat import patch_torchvision
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.demo import DemoTask
@@ -24,11 +25,17 @@ from ipo_dspy.export.open_clip import write_open_clip
 
 WITHOUT = """
 import runpy, sys
-sys.modules |= dict.fromkeys(["ipo_dspy", *(name for name in sys.modules if name.startswith("ipo_dspy."))])
+from importlib.util import find_spec
+from types import ModuleType
+installed = ModuleType("ipo_dspy")  # its folder is known, and nothing can be imported from it
+installed.__spec__ = find_spec("ipo_dspy")
+sys.modules |= dict.fromkeys(name for name in sys.modules if name.startswith("ipo_dspy."))
+sys.modules["ipo_dspy"] = installed
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 ALONE = f"import torch\n{inspect.getsource(patch_torchvision)}\npatch_torchvision()\n{WITHOUT}"
+NOT_INSTALLED = WITHOUT.replace("= installed", "= None")
 Runner: TypeAlias = Callable[[Path, list[Path]], Done]
 
 
@@ -93,7 +100,9 @@ def test_the_script_prints_the_labels_of_the_classifier(
     classes = {label: ["dog", "brown_puppy"] if label == "dog" else label for label in task.classes}
     classifier = ClipClassifier(classes, template="pixel art of a <CLASS>.\nan icon of a <CLASS>", model=model)
     check_equal(tmp_path / "best.py", classifier, pictures, run_alone)
-    assert len((tmp_path / "best.py").read_text().partition("LOGIT_BIAS =")[2].splitlines()) < 20
+    script = (tmp_path / "best.py").read_text()
+    assert len(script.partition("LOGIT_BIAS =")[2].splitlines()) < 20
+    assert str(assets()) not in script
 
 
 @pytest.mark.end_to_end
@@ -148,10 +157,30 @@ def test_names_are_literals_and_never_code(tmp_path: Path, pictures: list[Path],
     constants = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in ast.parse((tmp_path / "best.py").read_text("utf-8")).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("TEMPLATE", "CLASSES")
     }
     assert constants["TEMPLATE"] == [evil]
     assert list(constants["CLASSES"]) == [evil, "b\u00a0c"]
+
+
+@pytest.mark.end_to_end
+def test_without_ipo_dspy_the_bundled_model_is_taken_from_next_to_the_script(
+    tmp_path: Path, task: DemoTask, pictures: list[Path], run: Runner, forking_parent: Processes
+) -> None:
+    task.program.export(tmp_path / "best.py", format="open-clip")
+    (tmp_path / "model-vit").mkdir()  # another folder of that name
+    processes = Processes(tmp_path, {}, parent=forking_parent)
+    arguments = NOT_INSTALLED, str(tmp_path / "best.py"), str(pictures[0])
+    done = processes.python(*arguments)
+    assert (done.code, done.out, done.err.splitlines()[-1:]) == (
+        1,
+        "",
+        ["the CLIP 'demo-vit' comes with ipo_dspy; install it, or copy its demo/assets/model-vit next to this script"],
+    )
+    shutil.copytree(model_path(DEMO_VIT), tmp_path / "model-vit", dirs_exist_ok=True)
+    assert printed(processes.python(*arguments)) == printed(run(tmp_path / "best.py", pictures[:1]))
 
 
 def test_paths_are_absolute(tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch) -> None:

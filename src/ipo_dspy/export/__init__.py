@@ -6,11 +6,12 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Concatenate
 
+from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.errors import ProgramFileError
 from ipo_dspy.export.clip_benchmark import CLIP_BENCHMARK_FILES, write_clip_benchmark
 from ipo_dspy.export.csv import write_csv
@@ -36,6 +37,7 @@ class Format:
         help: description in a few words.
         keeps_calibration: False if it cannot store class weights and a threshold.
         files: names of the files in the folder; none for a format of one file.
+        loads_model: True if readers load the model by its name; else names of folders above it are left out.
     """
 
     write: "Callable[Concatenate[ClassWeights, Backbone, Path, ...], None]"
@@ -43,6 +45,7 @@ class Format:
     help: str
     keeps_calibration: bool = True
     files: tuple[str, ...] = ()
+    loads_model: bool = False
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -58,12 +61,20 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             files=CLIP_BENCHMARK_FILES,
         ),
         "fiftyone": Format(
-            write_fiftyone, "-fiftyone", "a model for FiftyOne's zoo, as a folder", files=FIFTYONE_FILES
+            write_fiftyone,
+            "-fiftyone",
+            "a model for FiftyOne's zoo, as a folder",
+            files=FIFTYONE_FILES,
+            loads_model=True,
         ),
         "onnx": Format(write_onnx, ".onnx", "image tower and class embeddings as one model"),
-        "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone"),
+        "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone", loads_model=True),
         "transformers": Format(
-            write_transformers, ".pipeline.json", "arguments of its zero-shot pipeline", keeps_calibration=False
+            write_transformers,
+            ".pipeline.json",
+            "arguments of its zero-shot pipeline",
+            keeps_calibration=False,
+            loads_model=True,
         ),
     }
 )
@@ -106,6 +117,8 @@ def write(
             "export safetensors or npz to keep them",
             stacklevel=3,
         )
+    if not FORMATS[format].loads_model:
+        weights = replace(weights, model={**weights.model, **names_alone(weights.model)})
     options = {} if opset is None else {"opset": opset}
     try:
         FORMATS[format].write(weights, backbone, Path(path), **options)

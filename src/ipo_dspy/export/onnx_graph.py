@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.argument_checks import invalid
 from ipo_dspy.clip.backbone import Backbone
-from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.errors import Hint, ModelError
 from ipo_dspy.export.weights import ClassWeights
 
@@ -99,9 +98,7 @@ def onnx_program(classifier: PixelClassifier, weights: ClassWeights, pixels: Ten
         hint = Hint("for example {opset}", opset=written)
         raise invalid("opset", f"a version with all operations of the {tower}", opset, hint)
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)  # paths of source files
-    facts = weights.plain()
-    facts["model"] |= names_alone(facts["model"])
-    program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in weights.plain().items()})
     return program
 
 

@@ -8,7 +8,7 @@ from pprint import pformat
 from typing import TYPE_CHECKING
 
 from ipo_dspy._internal.file_io import atomic_write
-from ipo_dspy.clip.bundled import resolve_model_name
+from ipo_dspy.clip.bundled import BUNDLED
 from ipo_dspy.clip.transformers_files import TRANSFORMERS
 from ipo_dspy.clip.weights import HUB, LOCAL
 from ipo_dspy.errors import ModelError
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ipo_dspy.export.weights import ClassWeights
 
 _SCRIPT = '''\
-"""Label images with CLIP: python SCRIPT IMAGE... prints path, label, and probability. It needs open_clip alone."""
+"""Label images with CLIP: python SCRIPT IMAGE... prints path, label, and probability. It needs {needs}."""
 
 import sys
-
+{imports}
 import open_clip
 import torch
 from PIL import Image, ImageOps
@@ -47,6 +47,14 @@ with torch.no_grad():
 {answer}
 sys.exit(1 if skipped else 0)
 '''
+_BUNDLED = """\
+package = find_spec("ipo_dspy")  # its folder has the model; it is not imported
+places = [Path(place, "demo/assets/{folder}") for place in (package and package.submodule_search_locations) or []]
+places.append(Path(__file__).with_name("{folder}"))
+MODEL = next((f"local-dir:{{place}}" for place in places if (place / "open_clip_config.json").is_file()), None)
+if MODEL is None:
+    sys.exit("the CLIP {name!r} comes with ipo_dspy; install it, or copy its demo/assets/{folder} next to this script")
+"""
 _LABEL = """\
 {calibrate}        confidence, best = logits.softmax(dim=0).max(dim=0)
         print(path, {label}, f"{{confidence:.4f}}", sep="\\t")"""
@@ -60,14 +68,14 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
     """Write a script that prints the path, the label, and its probability for each image among its arguments.
 
     With several labels it prints a line for each that is found. Images that cannot be read are reported on stderr, and
-    the exit code is 1 then. A model or checkpoint of this machine is named by its
-    absolute path.
+    the exit code is 1 then. The script looks for a bundled model in the installed ipo_dspy, without importing it, and
+    next to itself. Another model or checkpoint of this machine is named by its absolute path.
 
     Raises:
         ModelError: the model is not one of open_clip.
         OSError: the file cannot be written.
     """
-    name, pretrained = resolve_model_name(weights.model["model"]), weights.model["pretrained"] or None
+    name, pretrained = weights.model["model"], weights.model["pretrained"] or None
     if name.startswith(TRANSFORMERS):
         raise ModelError(f"model {name!r} is not one of open_clip", hint="use the format onnx, transformers, or npz")
     if name.startswith(LOCAL):
@@ -95,10 +103,15 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
             score, others = "score", "logits.sort().values[:-1].logsumexp(dim=0)"
             answer["calibrate"] = f"        score = 2 * logits.max() - {others}\n{answer['calibrate']}"
         answer["label"] = f"UNKNOWN_LABEL if {score} < THRESHOLD else list(CLASSES)[best]"
+    lines = [f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()]
+    needs, imports = "open_clip alone", ""
+    if (folder := BUNDLED.get(name)) is not None:
+        lines[0] = _BUNDLED.format(name=name, folder=folder).rstrip()
+        needs, imports = "open_clip and ipo_dspy", "from importlib.util import find_spec\nfrom pathlib import Path\n"
     script = _SCRIPT.format(
-        constants="\n".join(
-            f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()
-        ),
+        needs=needs,
+        imports=imports,
+        constants="\n".join(lines),
         placeholder=PLACEHOLDER,
         answer=(_LABELS if weights.multi_label else _LABEL).format(**answer),
     )
