@@ -247,7 +247,7 @@ def test_what_cannot_be_read_takes_nothing_with_it(client: httpx.Client, task: D
     results = together.json()["results"]
     assert ["error" in result for result in results] == [True] * 5 + [False, True]
     assert results[5]["label"] == task.program(image=good).label
-    assert results[1]["error"] == "the image is not an image that Pillow knows; save it as JPEG or PNG"
+    assert results[1]["error"] == "the image cannot be read as an image; save it as JPEG or PNG"
     assert results[2]["error"].startswith("the image is damaged (")
     assert "must have at most 50,000,000 pixels" in results[3]["error"]
     assert "must have at most 50,000,000 pixels" in results[4]["error"]
@@ -337,7 +337,7 @@ def test_a_slow_model_answers_some_of_too_many(task: DemoTask, monkeypatch: pyte
         ({"json": {"images": []}}, 400, "at least one image, got none; for example curl -F files=@cat.jpg"),
         ({"json": {"images": ["https://example.com/cat.jpg"]}}, 400, "because URLs are not fetched; send it as base64"),
         ({"json": {"images": ["/etc/passwd"]}}, 400, "images[0] must be an image as base64"),
-        ({"json": {"images": ["/etc/hosts/+"]}}, 422, "is not an image that Pillow knows"),
+        ({"json": {"images": ["/etc/hosts/+"]}}, 422, "cannot be read as an image"),
         ({"json": {"images": ["cat.png"]}}, 400, "images[0] must be an image as base64"),
         ({"json": {"images": ["é"]}}, 400, "images[0] must be an image as base64"),
         ({"json": {"images": [7]}}, 400, "images[0] must be an image as base64"),
@@ -577,7 +577,7 @@ def test_a_question_without_a_template_is_answered_with_that_of_the_program(task
         (ask(questions={"a": "cat"}), "the questions must be an object"),
         (ask(state={"inputs": {}}), "a decision by CLIP is about one image, got 0"),
         (ask(state={"inputs": {"image": "data:image/png;base64,é"}}), "the image must be an image as base64"),
-        (ask(state={"inputs": {"image": "data:image/png;base64,AAAA"}}), "not an image that Pillow knows"),
+        (ask(state={"inputs": {"image": "data:image/png;base64,AAAA"}}), "cannot be read as an image"),
         (ask(questions={"a": {"type": "score", "criteria": ["bad", "good"]}}), "instead of a Score use a Choice"),
         (ask(questions={"a": {"type": "noul"}}), "'a' must have criteria for both outcomes"),
         (ask(questions={"a": {"type": "choice", "criteria": {"x": {"deep": 1}, "y": None}}}), ""),

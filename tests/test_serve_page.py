@@ -107,6 +107,8 @@ def test_pictures_are_dropped_chosen_and_pasted(
 ) -> None:
     text = tmp_path / f"{HOSTILE.replace('/', '')}.png"
     text.write_text("not an image")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(pictures[0].read_bytes()[:200])
     with page(tmp_path, classifier) as (window, _):
         window.wait_for("Template and classes")
         assert window.text("#template") == str(classifier.template)
@@ -114,19 +116,19 @@ def test_pictures_are_dropped_chosen_and_pasted(
         assert HOSTILE in window.text("#classes")
         assert window.run(TRANSFER, "dragover", [])  # else the browser would open the picture
         assert window.run("return document.querySelector('#drop').className").endswith("over")
-        assert window.run(TRANSFER, "drop", sent(*pictures[:2], text))
-        shown = answers(window, 3)
-        window.type("#choose", str(pictures[2]))
+        assert window.run(TRANSFER, "drop", sent(*pictures[:2], text, cut))
         shown = answers(window, 4)
-        window.run(TRANSFER, "paste", sent(pictures[3]))
+        window.type("#choose", str(pictures[2]))
         shown = answers(window, 5)
+        window.run(TRANSFER, "paste", sent(pictures[3]))
+        shown = answers(window, 6)
         assert {path.name: shown[path.name] for path in pictures} == {
             path.name: expected(classifier, path) for path in pictures
         }
-        reason = "the image is not an image that Pillow knows; save it as JPEG or PNG"  # the server's own words
-        assert shown[text.name] == f"{text.name} was not classified: {reason}."
+        assert shown[text.name] == f"{text.name} cannot be read as an image; save it as JPEG or PNG."
+        assert re.fullmatch(r"cut\.png is damaged \(.+\); fetch it again or leave it out\.", shown[cut.name])
         assert window.text("#model").startswith("Model: demo")
-        assert window.text("#count") == "5 pictures"
+        assert window.text("#count") == "6 pictures"
         assert window.run("return [...document.images].every((image) => image.src.startsWith('blob:'))")
         bars = "return [...document.querySelectorAll('#results li:last-child .bar i')].map((bar) => bar.style.width)"
         first = classifier(image=str(pictures[0])).scores

@@ -245,7 +245,7 @@ def _unidentified(head: bytes) -> str:
         return f"is a HEIC image, which Pillow alone does not read; {HEIF_REMEDY}"
     if has_signature(head):
         return "is damaged (its header cannot be read); fetch it again or leave it out"
-    return "is not an image that Pillow knows; save it as JPEG or PNG"
+    return "cannot be read as an image; save it as JPEG or PNG"
 
 
 def _check_size(image: Image.Image, name: str) -> None:

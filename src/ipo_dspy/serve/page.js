@@ -69,6 +69,9 @@ async function describe() {
 }
 
 const nameOf = (file) => file.name || "pasted picture";
+// A sentence of the server about the image of a request, with the name that people know.
+const about = (file, error) =>
+  error.startsWith("the image ") ? nameOf(file) + error.slice(9) : `${nameOf(file)} was not classified: ${error}`;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 function table(scores, shown) {
@@ -120,7 +123,7 @@ function send() {
           askForToken();
         } else {
           const faulty = [413, 422].includes(error.status); // the picture is too large or cannot be read
-          const text = faulty ? `${nameOf(row.file)} was not classified: ${error.message}.` : error.message;
+          const text = faulty ? `${about(row.file, error.message)}.` : error.message;
           row.outcome.replaceChildren(element("p", "notice", text));
         }
       })
