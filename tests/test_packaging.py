@@ -145,6 +145,18 @@ def test_the_offline_lines_of_the_readme_run_as_they_are(tmp_path: Path) -> None
 
 
 @pytest.mark.end_to_end
+def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, forking_parent: Processes) -> None:
+    """But for those that need a key or run until Ctrl-C; the search is cut short."""
+    lines = re.findall(r"^\$ ipo-dspy (.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    commands = [line.split() for line in lines if not re.match("watch|serve|.*openai/", line)]
+    assert [name for name, *_ in commands] == ["demo", "optimize", "evaluate", "classify", "export"]
+    processes = Processes(tmp_path, {}, parent=forking_parent)
+    for name, *arguments in commands:
+        done = processes.run(name, *arguments, *(["--steps", "1"] if name == "optimize" else []))
+        assert done.code == 0, done.err
+
+
+@pytest.mark.end_to_end
 def test_the_program_of_the_common_tasks_runs(processes: Processes, tmp_path: Path) -> None:
     """As it is written, but for the CLIP and a server that stands in for the provider."""
     program = block_with("class Sorter")
