@@ -14,6 +14,8 @@ from hypothesis import settings
 from helpers.cli_process import Processes
 
 if TYPE_CHECKING:
+    import httpx
+
     from ipo_dspy.demo import DemoTask
 
 # Time limits of single examples fail on busy machines and say nothing about the code.
@@ -57,6 +59,15 @@ def task(request: pytest.FixtureRequest) -> "DemoTask":
     from ipo_dspy import demo
 
     return demo.load("pixel-animals", shots=getattr(request.module, "SHOTS", 1))
+
+
+@pytest.fixture(scope="module")
+def client(task: "DemoTask") -> Iterator["httpx.Client"]:
+    """A client of a server of the bundled task."""
+    from helpers.serving import serving
+
+    with serving(task.program) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
