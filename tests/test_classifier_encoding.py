@@ -1,4 +1,4 @@
-"""What a classifier encodes, it encodes once; what it keeps, and where."""
+"""Texts and images are encoded once by a classifier, and kept in memory, or on disk if it has a cache."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Saved classifiers: what a file says, what loading it changes, and the error for one that is damaged."""
+"""Saved classifiers: the content of a file, the changes by loading it, and one error for a damaged one."""
 
 import json
 import warnings

@@ -22,7 +22,7 @@ from ipo_dspy.errors import StoreError, StoreFullError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a test makes a store, which does not stay open."""
+    """The folder of stores, none of which stays open after its test."""
     yield tmp_path / "cache" / "image-features"
     for store in module._STORES:
         store._close()

@@ -1,4 +1,4 @@
-"""Who may ask a server: pages of other sites, other machines, and clients with a token."""
+"""Access to a server: pages of other sites, other machines, and clients with a token."""
 
 import httpx
 import pytest
