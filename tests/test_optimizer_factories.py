@@ -1,5 +1,6 @@
 """Arguments that name models: what contradicts itself is refused, and a model inside an object is seen like a name."""
 
+import re
 from typing import Any
 
 import dspy
@@ -64,6 +65,30 @@ def test_an_object_without_a_model_is_refused_before_anything_is_done(arguments:
     lm = model()
     with dspy.context(lm=lm):
         assert list(IPO(**arguments).check_models().values()) == [lm]
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments", "message"),
+    [
+        (
+            LMProposer,
+            {"lm": "openai/toy"},
+            "lm must be a dspy.BaseLM or None, got 'openai/toy'; for example lm=dspy.LM",
+        ),
+        (LMDescriber, {"lm": 5}, "lm must be a dspy.BaseLM or None, got 5"),
+        (LMProposer, {"num_threads": -1}, "num_threads must be an integer of at least 1, got -1"),
+        (LMDescriber, {"num_threads": -1}, "num_threads must be an integer of at least 1, got -1"),
+        (LMProposer, {"description_tokens": -1}, "description_tokens must be an integer of at least 0, got -1"),
+        (LMDescriber, {"longest_side": 0}, "longest_side must be an integer of at least 1, got 0"),
+        (LMDescriber, {"max_consecutive_errors": 0}, "max_consecutive_errors must be an integer of at least 1, got 0"),
+        (LMDescriber, {"allow_url": "no"}, "allow_url must be True or False, got 'no'"),
+    ],
+)
+def test_wrong_arguments_are_refused_when_an_object_is_made(
+    made: type[LMProposer] | type[LMDescriber], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        made(**arguments)
 
 
 def test_a_model_inside_a_describer_meets_every_check() -> None:

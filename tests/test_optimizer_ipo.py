@@ -214,6 +214,17 @@ def test_bad_examples_are_refused_before_anything_slow(task: demo.DemoTask, tmp_
         optimizer.compile(task.program, [task.trainset[0], stray])
     with pytest.raises(DataError, match=r"valset\[0\] has the label 'dragonfruit'"):
         optimizer.compile(task.program, task.trainset, valset=[stray])
+    others: list[tuple[Any, str]] = [
+        (None, "NoneType"),
+        (5, "int"),
+        ([dict(stray)], "dict"),
+        ([stray, None], "NoneType"),
+    ]
+    for images, kind in others:
+        with pytest.raises(
+            DataError, match=rf"trainset must be a list of labeled examples, got a {kind}; pass dspy\.Ex"
+        ):
+            optimizer.compile(task.program, images)
     with pytest.raises(InputError, match="holds no ClipClassifier"):
         optimizer.compile(dspy.Predict("question -> answer"), task.trainset)
     assert not (tmp_path / "run").exists()

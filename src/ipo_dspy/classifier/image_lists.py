@@ -43,10 +43,14 @@ def example_list(examples: Iterable[T], argument: str) -> list[T]:
     """Return labeled examples as a list.
 
     Raises:
-        DataError: the path of the examples instead.
+        DataError: something else, such as the path of the examples.
     """
     if isinstance(examples, str | os.PathLike):
         path = os.fspath(examples)
         remedy = f"pass load_image_folder({path!r:.300})"
         raise DataError(f"{argument} must be a list of labeled examples, got the path {path!r:.300}; {remedy}")
-    return list(examples)
+    listed = list(examples) if isinstance(examples, Iterable) else [examples]
+    if strays := [type(each).__name__ for each in listed if not isinstance(each, dspy.Example)]:
+        remedy = "pass dspy.Example(image=..., label=...).with_inputs('image') for each"
+        raise DataError(f"{argument} must be a list of labeled examples, got a {strays[0]}; {remedy}")
+    return listed

@@ -12,10 +12,12 @@ from PIL import Image
 from ipo_dspy._internal.renames import renamed_arguments
 from ipo_dspy._internal.threads import in_threads
 from ipo_dspy._internal.untrusted import one_line
+from ipo_dspy.argument_checks import flag, require_int
 from ipo_dspy.clip.image_io import open_image
 from ipo_dspy.clip.image_pixels import fit_for_lm
 from ipo_dspy.describers.base import Descriptions, first_sentences, without_class_name
 from ipo_dspy.errors import BudgetError, Hint, ImageError, LanguageModelError, NoAnswerError, StoppedError
+from ipo_dspy.lms import require_lm
 from ipo_dspy.lms.adapters import PlainAdapter
 from ipo_dspy.lms.error_messages import FATAL, one_line_error, suggest_fix
 from ipo_dspy.lms.reasoning import is_refusal
@@ -52,11 +54,11 @@ class LMDescriber:
         max_consecutive_errors: int = 3,
         longest_side: int = LONGEST_SIDE,
     ) -> None:
-        self.lm = lm
-        self.num_threads = num_threads
-        self.allow_url = allow_url
-        self.max_consecutive_errors = max_consecutive_errors
-        self.longest_side = longest_side
+        self.lm = require_lm(lm)
+        self.num_threads = None if num_threads is None else require_int("num_threads", num_threads, 1)
+        self.allow_url = flag("allow_url", allow_url)
+        self.max_consecutive_errors = require_int("max_consecutive_errors", max_consecutive_errors, 1)
+        self.longest_side = require_int("longest_side", longest_side, 1)
 
     def describe(
         self, images: Sequence[Any], class_names: Sequence[str], *, once: AskOnce | None = None

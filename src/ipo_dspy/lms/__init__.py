@@ -69,6 +69,14 @@ def build_lm(
     return lm
 
 
+def require_lm(lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
+    """Return a ready LM, or None; raise `LanguageModelError` for anything else, such as a name."""
+    if not isinstance(lm, dspy.BaseLM | None):
+        example = "for example lm=dspy.LM('openai/gpt-4o-mini')"
+        raise LanguageModelError("must be a dspy.BaseLM or None", argument="lm", value=lm, hint=example)
+    return lm
+
+
 def prepare(model: "str | dspy.BaseLM") -> None:
     """Register the provider and the secrets of a model, before it is asked."""
     if str(getattr(model, "model", model)).startswith(LOCAL):

@@ -19,9 +19,9 @@ from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
 from ipo_dspy._internal.renames import OLD_REQUEST_MODES, renamed_arguments
 from ipo_dspy._internal.threads import in_threads
-from ipo_dspy.argument_checks import one_of
+from ipo_dspy.argument_checks import one_of, require_int
 from ipo_dspy.errors import BudgetError, ProposalError
-from ipo_dspy.lms import LOCAL
+from ipo_dspy.lms import LOCAL, require_lm
 from ipo_dspy.lms.adapters import ClassTextAdapter, PaperAdapter, ProposalAdapter, TaggedAdapter
 from ipo_dspy.lms.class_text_parsing import read_class_texts, texts_of_labels
 from ipo_dspy.lms.error_messages import FATAL, one_line_error
@@ -91,13 +91,14 @@ class LMProposer:
         feedback: Feedback = "both",
         num_threads: int | None = None,
     ) -> None:
-        self.lm = lm
+        self.lm = require_lm(lm)
         self.adapter = adapter or ProposalAdapter()
         self._signature = ProposePrompts if isinstance(self.adapter, PaperAdapter) else ProposeTemplates
         self.request_mode = one_of("request_mode", request_mode, get_args(RequestMode), OLD_REQUEST_MODES)
         self.descriptions = one_of("descriptions", descriptions, get_args(DescriptionMode))
         one_of("feedback", feedback, get_args(Feedback))
-        self.description_tokens, self.feedback, self.num_threads = description_tokens, feedback, num_threads
+        self.description_tokens, self.feedback = require_int("description_tokens", description_tokens, 0), feedback
+        self.num_threads = None if num_threads is None else require_int("num_threads", num_threads, 1)
         self._choose = rotate if descriptions == "rotate" else select_evenly
         self._share = 1.0
         """Fraction of descriptions and history that fits the context window; halved on overflow."""
