@@ -34,6 +34,9 @@ WORDS = {
     r"(colour|neighbour|behaviour|honour|favour)\w*": "US: -or",
     r"(labelled|labelling|modelling|cancelled|travelling)": "US: one l",
     r"licences?": "license",
+    r"towards": "US: toward",
+    r"embedded (search|proposer|describer)": "built-in",
+    r"images? a class": "per class",
 }
 """Pattern of a whole word or phrase, in lower case, and what to write instead."""
 DOCSTRING = re.compile(r'^\s*[rf]?"""(What|Whether|Where|How)\b')

@@ -72,7 +72,7 @@ def test_clear_of_one_model_by_name_or_fingerprint(folder: Path, capsys: pytest.
 
 def test_clear_of_everything_also_where_it_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data_file(folder).write_bytes(b"x" * 10_000)
-    assert "damaged, or no cache at all" in said(capsys, "info", code=1)
+    assert "is damaged or not a cache" in said(capsys, "info", code=1)
     assert f"removed everything in {folder}: " in said(capsys, "clear", "--yes")
     assert not folder.exists()
     assert images(capsys) == {}

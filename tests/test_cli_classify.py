@@ -149,7 +149,7 @@ def test_several_labels_are_in_one_cell(task: DemoTask, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--json", "--csv"], "--json and --csv are two formats for one output; pass one of them"),
+        (["--json", "--csv"], "--json and --csv exclude each other; pass one of them"),
         (["--out", "labels.txt"], "--out must end in .json or .csv, got 'labels.txt'; for example --out labels.csv"),
         (["--out", "nowhere/labels.csv"], "--out must be in an existing folder, got 'nowhere/labels.csv'; create"),
         (["--top-k", "0"], "--top-k"),

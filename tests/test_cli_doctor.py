@@ -311,7 +311,7 @@ def test_whether_the_weights_that_optimize_takes_by_default_are_here(
 def test_a_torchvision_that_does_not_fit_is_said_to_be_handled() -> None:
     check = torchvision()
     assert (check.state, check.remedy) == ("ok", "")
-    mismatch = "was built for another torch than .*; worked around here, but exported scripts need a matching one"
+    mismatch = "was built for a torch other than .*; worked around here, but exported scripts need a matching one"
     assert re.fullmatch(rf"[\d.+\w]+( {mismatch})?", check.found)
 
 

@@ -57,7 +57,7 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
         (["--model", "ViT-B-61"], "; for example --model ViT-B-16"),
         (
             ["--model", "some/folder"],
-            "or --model hf-hub:some/folder or --model transformers:some/folder if it is on the Hugging Face hub",
+            "or --model hf-hub:some/folder or --model transformers:some/folder if it is on the Hugging Face Hub",
         ),
         (["--model", "local-dir:/nowhere"], "no folder '/nowhere'; pass --model local-dir:PATH with the folder"),
         (["--model", "{photos}"], "is a folder; pass --model local-dir:{photos}"),
@@ -65,7 +65,7 @@ TOY = ["--prompt-model", "openai/toy", "--prompt-model-kwargs", "api_base={serve
         (["--pretrained", "opeani"], "; for example --pretrained openai"),
         (
             ["--pretrained", "{photos}"],
-            "--pretrained must be a file and no folder, got '{photos}'; pass --model local-dir:",
+            "--pretrained must be a file, not a folder, got '{photos}'; pass --model local-dir:",
         ),
         (["--model", "ViT-B-16"], "unlike 'ViT-B-16'; pass --model ViT-B-16-quickgelu, --pretrained openai"),
         (["--model", "ViT-B-16", "--dry-run"], "unlike 'ViT-B-16'; pass --model ViT-B-16-quickgelu, --pretrained"),

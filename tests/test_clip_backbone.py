@@ -223,7 +223,7 @@ def test_unknown_names(name: str, pretrained: str | None, message: str) -> None:
 def test_without_a_network_one_error_names_both_ways_out(
     name: str, pretrained: str | None, no_network: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ModelError, match=r"Hugging Face hub.*ConnectionError.*network.*pretrained=.*local-dir:"):
+    with pytest.raises(ModelError, match=r"Hugging Face Hub.*ConnectionError.*network.*pretrained=.*local-dir:"):
         load_backbone(name, pretrained, cache_dir=str(no_network))
     assert caplog.text == ""
 

@@ -206,7 +206,7 @@ def _put_a_file_in_its_place(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (_write_junk, r"damaged, or no cache at all .*; remove it with: ipo-dspy cache clear"),
+        (_write_junk, r"is damaged or not a cache .*; remove it with: ipo-dspy cache clear"),
         (
             _put_a_file_in_its_place,
             r"cannot be used \(.*\); take another folder, e\.g\. export IPO_DSPY_CACHE=/a/folder",

@@ -146,7 +146,7 @@ def test_a_foreign_file_in_its_place(folder: Path, content: bytes) -> None:
     store = FeatureStore(folder, ROOMY)
     if content:
         with pytest.raises(
-            StoreError, match=r"is damaged, or no cache at all .*; remove it with: ipo-dspy cache clear"
+            StoreError, match=r"is damaged or not a cache .*; remove it with: ipo-dspy cache clear"
         ):
             store.get(ORIGIN, key(0))
         assert data_file(folder).read_bytes() == content
@@ -160,7 +160,7 @@ def test_the_lmdb_of_another_program_is_left_alone(folder: Path) -> None:
     with lmdb.open(str(folder)) as env, env.begin(write=True) as txn:
         txn.put(b"about", b"somebody's")
     before = data_file(folder).read_bytes()
-    with pytest.raises(StoreError, match=r"data\.mdb' is of another program; take another folder, e\.g\. export IPO_"):
+    with pytest.raises(StoreError, match=r"data\.mdb' belongs to another program; take another folder, e\.g\. export"):
         FeatureStore(folder, ROOMY).put(ORIGIN, rows(0))
     assert data_file(folder).read_bytes() == before
 

@@ -428,12 +428,12 @@ def test_a_download_takes_what_is_needed_and_a_token_only_of_the_user(
 
 
 def test_names_and_families_are_checked_at_construction(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="model must name a folder or a model of the hub, got 'transformers:'"):
+    with pytest.raises(ModelError, match="model must name a folder or a Hub model, got 'transformers:'"):
         ClipClassifier(["cat", "dog"], model="transformers:")
     edit_to = tmp_path / "xclip"
     edit_to.mkdir()
     (edit_to / "config.json").write_text('{"model_type": "xclip"}')
-    message = r"kind 'xclip', and of transformers these are supported: CLIP \(clip\), MetaCLIP 2 .*ALIGN \(align\)$"
+    message = r"kind 'xclip'; supported transformers models: CLIP \(clip\), MetaCLIP 2 .*ALIGN \(align\)$"
     with pytest.raises(ModelError, match=message):
         ClipClassifier(["cat", "dog"], model=f"transformers:{edit_to}")
     (edit_to / "config.json").write_text("[")

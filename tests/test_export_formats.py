@@ -131,7 +131,7 @@ def uncalibrated(classifier: ClipClassifier) -> ClipClassifier:
 def export(classifier: ClipClassifier, path: Path, format: str) -> None:
     """Export, with the warning that a calibrated classifier gets for formats that have no place for it."""
     if classifier.is_calibrated:
-        with pytest.warns(UserWarning, match=f"{format} has no place for class weights and a threshold"):
+        with pytest.warns(UserWarning, match=f"{format} cannot store class weights and a threshold"):
             classifier.export(path, format=format)
     else:
         classifier.export(path, format=format)

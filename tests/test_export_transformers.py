@@ -155,7 +155,7 @@ def weights_of(task: DemoTask, name: str, pretrained: str) -> ClassWeights:
 )
 def test_published_checkpoints(tmp_path: Path, task: DemoTask, name: str, pretrained: str, checkpoint: str) -> None:
     calibrated = replace(weights_of(task, name, pretrained), threshold=0.5)
-    with pytest.warns(UserWarning, match="transformers has no place for class weights and a threshold"):
+    with pytest.warns(UserWarning, match="transformers cannot store class weights and a threshold"):
         write(calibrated, task.program.backbone, tmp_path / "best.json", "transformers")
     assert json.loads((tmp_path / "best.json").read_text())["model"] == checkpoint
 

@@ -149,7 +149,7 @@ def headers_that_never_end() -> Iterator[str]:
         thread.join()
 
 
-def test_headers_count_towards_the_time_limit_too(headers_that_never_end: str) -> None:
+def test_headers_count_toward_the_time_limit_too(headers_that_never_end: str) -> None:
     lm = dspy.LM(
         "openai/toy", api_base=headers_that_never_end, api_key=KEY, engine="litellm", num_retries=0, timeout=0.5
     )
@@ -256,7 +256,7 @@ def test_so_it_is_for_providers_with_forms_of_their_own(model: str, body: bytes)
         with pytest.raises(LMError) as caught:
             ping(lm)
     error_line = one_line_error(caught.value, lm)
-    assert error_line.startswith("the answer has another form than this provider's: '")
+    assert error_line.startswith("the response does not match the provider's format: '")
     assert body.decode() in error_line
 
 

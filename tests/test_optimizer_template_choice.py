@@ -188,7 +188,7 @@ def test_the_journal_has_what_the_result_has(results: tuple[DetailedResults, Pat
     assert search.choice.tied >= len(search.tied)
 
 
-def test_one_image_a_class_says_what_cannot_be_known() -> None:
+def test_one_image_per_class_says_what_cannot_be_known() -> None:
     task = demo.load("pixel-animals", shots=1, seed=1)
     best = IPO(proposer="evolution", steps=2, progress=False).compile(task.program, task.trainset)
     assert not best.detailed_results.searches[0].choice.is_spread_known

@@ -179,7 +179,7 @@ HUB_TOKEN = "hf_plantedtokenplantedtokenplanted"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The files of one repository, as the Hugging Face hub serves them; it remembers who asked."""
+    """The files of one repository, as the Hugging Face Hub serves them; it remembers who asked."""
 
     folder: Path
     asked: list[tuple[str, str | None]]

@@ -102,7 +102,7 @@ def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("images", "few"), [(99, "as few as 3 per class"), (100, None)])
-def test_warns_of_fewer_than_four_images_a_class(tmp_path: Path, images: int, few: str | None) -> None:
+def test_warns_of_fewer_than_four_images_per_class(tmp_path: Path, images: int, few: str | None) -> None:
     found = notes(chosen_run(tmp_path, images=images).replace("\n", " "))
     assert [note for note in found if "decided" in note] == (
         [f"Only 99 images decided, {few}; use more training images, or validation images (--val)."] if few else []

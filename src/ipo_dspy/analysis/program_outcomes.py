@@ -84,7 +84,7 @@ class Outcomes:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{os.fspath(path)!r} cannot be read ({reason}); {remedy}") from error
         if not has_type(value, dict[str, Any]) or not _are_outcomes(value.get("outcomes")):
-            raise InputError(f"{os.fspath(path)!r} holds no outcomes of images; {remedy}")
+            raise InputError(f"{os.fspath(path)!r} contains no outcomes of images; {remedy}")
         keys, labels, correct, loss = zip(*value["outcomes"], strict=True)
         images = tuple(zip(keys, labels, strict=True))
         return cls(

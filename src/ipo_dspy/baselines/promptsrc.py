@@ -1,7 +1,7 @@
-"""PromptSRC: prompts in both towers, self-regularized towards the frozen CLIP, with Gaussian prompt aggregation.
+"""PromptSRC: prompts in both towers, self-regularized toward the frozen CLIP, with Gaussian prompt aggregation.
 
 Khattak, Wasim, Naseer, Khan, Yang, Khan: Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
-ICCV 2023. The prompts of the two towers are independent. Features and logits are regularized towards those of the same
+ICCV 2023. The prompts of the two towers are independent. Features and logits are regularized toward those of the same
 CLIP without prompts, whose text features are a mean over many templates. Frozen image features never change, so they
 are computed once, unless training uses random crops.
 
@@ -96,7 +96,7 @@ def frozen_text(backbone: Backbone, classes: Sequence[str]) -> Tensor:
 def regularized_loss(
     learned: ModelOutputs, kept: ModelOutputs, targets: Tensor, *, text_weight: float, image_weight: float
 ) -> Tensor:
-    """Return the cross-entropy plus three terms that regularize a model towards a frozen one.
+    """Return the cross-entropy plus three terms that regularize a model toward a frozen one.
 
     Features are compared by their mean absolute difference. Logits are compared by the KL divergence of their
     distributions, divided by the number of logits, not of images, as in the official code; this term has weight 1.

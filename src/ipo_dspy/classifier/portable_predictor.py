@@ -193,7 +193,7 @@ class PortablePredictor(EncodingPredictor):
             name: `user/name`; the repository is created if it does not exist.
             token: Hub token with write access; that of this machine if None. It is not stored.
             private: whether a new repository is private; your Hub default if None.
-            license: identifier of a license as the hub lists them, e.g. `mit`.
+            license: identifier of a license as the Hub lists them, e.g. `mit`.
             evaluation: a result of `optimizer.evaluation.evaluate` for this program, which the card shows.
             commit_message: message of the commit.
 

@@ -346,7 +346,7 @@ class ClipClassifier(PortablePredictor):
         device: str = "auto",
         allow_download: bool = False,
     ) -> "ClipClassifier":
-        """Return a classifier from a repository of the Hugging Face hub that `push_to_hub` wrote.
+        """Return a classifier from a repository of the Hugging Face Hub that `push_to_hub` wrote.
 
         Only `best.json` is downloaded, into the Hub cache. It contains no code.
 
@@ -360,7 +360,7 @@ class ClipClassifier(PortablePredictor):
             allow_download: as for `from_file`: download also the CLIP that the program names, without your token.
 
         Raises:
-            ProgramFileError: the hub does not answer, has no such program, or refuses; a revision is passed with a
+            ProgramFileError: the Hub does not answer, has no such program, or refuses; a revision is passed with a
                 folder of this machine; or as for `from_file`.
             ModelError: as for `from_file`.
 

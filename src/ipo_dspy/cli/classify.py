@@ -48,7 +48,7 @@ def classify(
 ) -> None:
     """Classify images with a saved program."""
     if as_json and as_csv:
-        raise InputError("--json and --csv are two formats for one output; pass one of them")
+        raise InputError("--json and --csv exclude each other; pass one of them")
     if out is not None and out.suffix.lower() not in {".json", ".csv"}:
         raise InputError(f"--out must end in .json or .csv, got {str(out)!r}; for example --out labels.csv")
     if out is not None and not out.parent.is_dir():

@@ -23,7 +23,7 @@ PACKAGES = ("dspy", "litellm", "torch", "open_clip_torch", "transformers")
 EXTRAS = {
     "mlflow": ("mlflow-skinny", "records runs"),
     "ray": ("ray", "scores on a cluster"),
-    "hub": ("datasets", "reads data sets of the Hugging Face hub"),
+    "hub": ("datasets", "reads data sets of the Hugging Face Hub"),
     "local": ("sentencepiece", "loads more chat models in-process"),
     "heif": ("pillow-heif", "reads HEIC images"),
     "bench": ("optuna", "runs DSPy's MIPROv2"),
@@ -90,7 +90,7 @@ def torchvision() -> Check:
     try:
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except NotImplementedError:  # the operator is only declared
-        fact = f"{version} was built for another torch than {torch.__version__}"
+        fact = f"{version} was built for a torch other than {torch.__version__}"
         return Check("torchvision", "ok", f"{fact}; worked around here, but exported scripts need a matching one")
     return Check("torchvision", "ok", version)
 

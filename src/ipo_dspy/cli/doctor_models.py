@@ -63,7 +63,7 @@ def not_downloaded(name: str) -> Check:
         local = "connect to the network once, or use a local model: --model local-dir:PATH, or --model demo"
         remedy = "unset HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else local
         return Check(name, "fail", f"not downloaded, and no network ({type(error).__name__})", remedy)
-    return Check(name, "warn", "not downloaded; the Hugging Face hub can be reached", "the first use downloads it")
+    return Check(name, "warn", "not downloaded; the Hugging Face Hub can be reached", "the first use downloads it")
 
 
 def language_model(option: str, model: str, settings: Mapping[str, Any]) -> Check:

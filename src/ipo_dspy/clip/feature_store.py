@@ -214,7 +214,7 @@ class FeatureStore:
 
     def _full(self) -> StoreFullError:
         return StoreFullError(
-            f"the image cache {str(self.folder)!r} has no room within {self.limit} bytes; allow more, e.g. "
+            f"the image cache {str(self.folder)!r} is full at {self.limit} bytes; allow more, e.g. "
             "export IPO_DSPY_CACHE_LIMIT=20GB"
         )
 

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the cache without the network, else downloaded as far as that is allowed.
+"""Files of the Hugging Face Hub: from the cache without the network, else downloaded as far as that is allowed.
 
 A model that a file names, rather than the user, is not downloaded unless the user allows it, and then without the
 user's hub token.
@@ -106,8 +106,8 @@ class Hub:
 
     def _absent(self, repo: str, names: Sequence[str], shown: str, hint: Hint = WAYS_OUT) -> ModelError:
         if self.downloads == "refused":
-            return refusal(f"{names[0]} of {repo} on the Hugging Face hub", shown)
-        return ModelError(f"{repo!r} on the Hugging Face hub has no {' or '.join(names)}", hint=hint)
+            return refusal(f"{names[0]} of {repo} on the Hugging Face Hub", shown)
+        return ModelError(f"{repo!r} on the Hugging Face Hub has no {' or '.join(names)}", hint=hint)
 
 
 def refusal(file: str, shown: str) -> ModelError:
@@ -133,7 +133,7 @@ def _reporting(shown: str, hint: Hint) -> Iterator[None]:
         yield
     except (OSError, httpx.HTTPError, ValueError) as error:  # ValueError: an invalid name
         reason = f"{type(error).__name__}: {one_line_error(error)}"
-        fact = f"{shown} is not in the cache and cannot be fetched from the Hugging Face hub ({reason})"
+        fact = f"{shown} is not in the cache and cannot be fetched from the Hugging Face Hub ({reason})"
         raise ModelError(fact, hint=hint) from error
 
 

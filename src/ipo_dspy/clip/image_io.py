@@ -235,14 +235,14 @@ def _decode(opener: Callable[[], Image.Image], name: str, *, head: bytes = b"") 
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} {_unidentified(head)}") from error
     except MemoryError as error:
-        raise ImageError(f"{name} needs more memory than there is; pass a smaller copy") from error
+        raise ImageError(f"{name} needs more memory than is available; pass a smaller copy") from error
     except Exception as error:  # decoders have no closed list: libavif's errors come as RuntimeError, for one
         raise ImageError(f"{name} is damaged ({one_line_error(error)}); fetch it again or leave it out") from error
 
 
 def _unidentified(head: bytes) -> str:
     if is_heif(head) and "HEIF" not in readable_formats():
-        return f"is a HEIC image, which Pillow alone does not read; {HEIF_REMEDY}"
+        return f"is a HEIC image, which Pillow alone cannot read; {HEIF_REMEDY}"
     if has_signature(head):
         return "is damaged (its header cannot be read); fetch it again or leave it out"
     return "cannot be read as an image; save it as JPEG or PNG"

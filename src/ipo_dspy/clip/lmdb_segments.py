@@ -108,7 +108,7 @@ class SegmentFile:
         try:
             self._about = self.env.open_db(_ABOUT, create=False)
         except lmdb.Error as error:
-            raise StoreError(f"{str(data_file(self.folder))!r} is of another program; {ELSEWHERE}") from error
+            raise StoreError(f"{str(data_file(self.folder))!r} belongs to another program; {ELSEWHERE}") from error
         with self.env.begin() as txn:
             if txn.get(_SCHEMA, db=self._about) != SCHEMA.encode():
                 reason = "was written by another version of ipo_dspy"
@@ -269,7 +269,7 @@ def to_store_error(error: Exception, folder: Path) -> StoreError:
     if isinstance(error, Timeout):
         return StoreError(f"{cache} was held by another process for {_LOCK_SECONDS:.0f} s; {ELSEWHERE}")
     if isinstance(error, _DAMAGED):
-        return StoreError(f"{cache} is damaged, or no cache at all ({error}); {CLEAR}")
+        return StoreError(f"{cache} is damaged or not a cache ({error}); {CLEAR}")
     code = getattr(error, "errno", None) or getattr(error, "code", None) or 0
     reason = getattr(error, "strerror", None) or (os.strerror(code) if code > 0 else str(error))
     if code in _FULL or isinstance(error, lmdb.MapFullError):

@@ -70,7 +70,7 @@ def load_backbone(
     Args:
         model: an open_clip architecture such as `ViT-B-16-quickgelu`, `local-dir:PATH` with an
             open_clip_config.json and weights in it, `hf-hub:ORG/NAME`, or `transformers:NAME_OR_FOLDER` (a model of
-            transformers on the hub, or a folder of `save_pretrained`).
+            transformers on the Hub, or a folder of `save_pretrained`).
         pretrained: a tag such as `openai`, or the path of a checkpoint; ignored for `local-dir:`,
             `hf-hub:` and `transformers:`. None leaves a plain architecture with random weights.
         device: `auto` (cuda, else mps, else cpu) or a torch device.
@@ -153,8 +153,8 @@ def _load(arguments: ModelArguments) -> Backbone:
             raise
         except pickle.UnpicklingError as error:
             raise ModelError(
-                f"weights of {shown} hold more than tensors, or are no checkpoint at all; unpickling "
-                "is refused because it could run code: convert them to .safetensors"
+                f"weights of {shown} contain more than tensors, or are not a checkpoint; "
+                "unpickling is refused because it could run code: convert them to .safetensors"
             ) from error
         except (*_MISMATCH_ERRORS, SafetensorError) as error:
             raise ModelError(

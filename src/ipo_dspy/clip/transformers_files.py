@@ -14,7 +14,7 @@ from ipo_dspy._internal.file_io import read_json
 from ipo_dspy.errors import Hint, ModelError
 
 TRANSFORMERS = "transformers:"
-"""Prefix of a name: what follows is a folder of `save_pretrained` or a name on the Hugging Face hub."""
+"""Prefix of a name: what follows is a folder of `save_pretrained` or a name on the Hugging Face Hub."""
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -62,7 +62,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder that a name means, with or without the prefix; None for a name on the hub.
+    """Return the folder that a name means, with or without the prefix; None for a name on the Hub.
 
     >>> local_folder("transformers:/models/clip") == Path("/models/clip")
     True
@@ -109,9 +109,7 @@ def family_of(config: Mapping[str, Any], shown: str) -> Family:
         return FAMILIES[kind]
     known = ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
     python = "; Python files that come with a model are not run" if config.get("auto_map") else ""
-    raise ModelError(
-        f"{shown} is a model of kind {str(kind)!r:.60}, and of transformers these are supported: {known}{python}"
-    )
+    raise ModelError(f"{shown} is a model of kind {str(kind)!r:.60}; supported transformers models: {known}{python}")
 
 
 def check_checkpoint_name(name: str) -> None:
@@ -124,7 +122,7 @@ def check_checkpoint_name(name: str) -> None:
     """
     if not name.removeprefix(TRANSFORMERS):
         hint = Hint("for example {model}", model=f"{TRANSFORMERS}google/siglip-base-patch16-224")
-        raise ModelError("must name a folder or a model of the hub", argument="model", value=name, hint=hint)
+        raise ModelError("must name a folder or a Hub model", argument="model", value=name, hint=hint)
     folder = local_folder(name)
     if folder is not None and is_folder(folder):
         family_of(read_config(folder), repr(name))

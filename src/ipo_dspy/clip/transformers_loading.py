@@ -1,4 +1,4 @@
-"""Load a CLIP of transformers from a folder of `save_pretrained`, or from such a repository of the hub.
+"""Load a CLIP of transformers from a folder of `save_pretrained`, or from such a repository of the Hub.
 
 Its processor decides what the towers read: the image processor is applied as it evaluates, and texts are padded as the
 family was trained (`clip.transformers_files.Family`). Weights are read as tensors only, and Python files that come with
@@ -45,7 +45,7 @@ def find_checkpoint(name: str, hub: Hub) -> Path:
     """Return the folder with the files of a model, after fetching those that are missing.
 
     Raises:
-        ModelError: a folder that does not exist or is not complete; a model that the hub does not have, or that may
+        ModelError: a folder that does not exist or is not complete; a model that the Hub does not have, or that may
             not be downloaded.
     """
     folder = local_folder(name)
@@ -75,7 +75,7 @@ def read_checkpoint(
     untyped: Any = transformers  # its type hints are incomplete
     where = {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
-        # A config could otherwise name a kernel on the hub, whose code transformers would fetch and run.
+        # A config could otherwise name a kernel on the Hub, whose code transformers would fetch and run.
         how = {"dtype": torch.float32, "attn_implementation": None}
         model, info = untyped.AutoModel.from_pretrained(str(folder), **where, **how, output_loading_info=True)
         # AutoProcessor would also load the second model that an entry `audio_tokenizer` of its file may name.

@@ -243,7 +243,7 @@ def _unknown_name(name: str, known: Sequence[str]) -> ModelError:
         prefix = TRANSFORMERS if is_checkpoint(folder) else LOCAL
         return ModelError(f"{name!r} is a folder", hint=Hint("pass {model}", model=prefix + name))
     close = f"; close names: {', '.join(near)}" if near else ""
-    hub = ", or {hub} or {hf} if it is on the Hugging Face hub" if name.count("/") == 1 else ""
+    hub = ", or {hub} or {hf} if it is on the Hugging Face Hub" if name.count("/") == 1 else ""
     example = near[0] if near else DEFAULT_MODEL
     hint = Hint(
         "for example {model}" + hub,
@@ -261,7 +261,7 @@ def _looks_like_a_path(pretrained: str) -> bool:
 def _unknown_weights(name: str, pretrained: str, tags: Sequence[str]) -> ModelError:
     if is_folder(Path(pretrained).expanduser()):
         hint = Hint("pass {model}, or the file in it", model=LOCAL + pretrained)
-        return ModelError("must be a file and no folder", argument="pretrained", value=pretrained, hint=hint)
+        return ModelError("must be a file, not a folder", argument="pretrained", value=pretrained, hint=hint)
     if _looks_like_a_path(pretrained):
         return ModelError(
             f"no checkpoint file {pretrained!r:.200}; pass the path of an existing one, or a tag of {name!r}"

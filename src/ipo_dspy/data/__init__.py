@@ -1,4 +1,4 @@
-"""Load images and labels from folders, tables, tar files and the Hugging Face hub as lists of `dspy.Example`."""
+"""Load images and labels from folders, tables, tar files and the Hugging Face Hub as lists of `dspy.Example`."""
 
 from os import PathLike
 from pathlib import Path

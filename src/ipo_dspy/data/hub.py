@@ -1,4 +1,4 @@
-"""Read a data set from the Hugging Face hub, or from a folder that `datasets` supports.
+"""Read a data set from the Hugging Face Hub, or from a folder that `datasets` supports.
 
 Only this module imports `datasets`. The image and label columns are found by their types if there is one of each, else
 by their usual names. Only the drawn images are read, and their bytes are unchanged.
@@ -42,7 +42,7 @@ def load_hub(
     """Load a hub data set with an image column and a label column; requires the extra `ipo_dspy[hub]`.
 
     Args:
-        name: name on the hub, e.g. 'uoft-cs/cifar10', or a folder: one that `save_to_disk` created, or one of parquet
+        name: name on the Hub, e.g. 'uoft-cs/cifar10', or a folder: one that `save_to_disk` created, or one of parquet
             files or images that `datasets` can read.
         config: configuration of the data set, if it has several.
         split: split to load, e.g. 'train'; required if there are several.

@@ -1,6 +1,6 @@
 """Read a table of images and labels from a CSV, TSV, or parquet file; parquet may store the image bytes.
 
-Tables come from spreadsheets and from the Hugging Face hub. Columns are found by their usual names, and the names of
+Tables come from spreadsheets and from the Hugging Face Hub. Columns are found by their usual names, and the names of
 numeric labels are read from the file. A row whose image is missing is an error.
 """
 

@@ -109,7 +109,7 @@ class ClusterUser:
                     raise InputError(f"{node} has no {path!r}, {folders[path]}")
                 raise ModelError(
                     f"{node} has no {path!r}, required by the model {backbone.name!r}",
-                    hint=Hint("copy it to all nodes, or use a model of the hub: {model}", model="hf-hub:ORG/NAME"),
+                    hint=Hint("copy it to all nodes, or use a Hub model: {model}", model="hf-hub:ORG/NAME"),
                 )
 
     def _joined(self) -> "Cluster":

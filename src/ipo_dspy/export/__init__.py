@@ -113,7 +113,7 @@ def write(
     """
     if weights.can_change_labels and not FORMATS[format].keeps_calibration:
         warnings.warn(
-            f"{format} has no place for class weights and a threshold, so some labels will differ; "
+            f"{format} cannot store class weights and a threshold, so some labels will differ; "
             "export safetensors or npz to keep them",
             stacklevel=3,
         )

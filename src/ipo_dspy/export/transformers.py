@@ -49,7 +49,7 @@ CHECKPOINTS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("ViT-SO400M-16-SigLIP2-512", "webli"): "google/siglip2-so400m-patch16-512",
     }
 )
-"""The repository of the Hugging Face hub that has the weights of a tag of open_clip for transformers."""
+"""The repository of the Hugging Face Hub that has the weights of a tag of open_clip for transformers."""
 PADDED_LENGTH = 64
 """Tokens to which the pipeline pads the texts of every SigLIP."""
 _MARK = "\ue000"  # stands for the class name; unlike punctuation, no tokenizer drops it
@@ -76,10 +76,10 @@ def write_transformers(weights: "ClassWeights", backbone: "Backbone", path: Path
         "classes that CLIP reads as the same text": len(set(candidates)) < len(candidates),
     }
     if found := [kind for kind, is_there in lacking.items() if is_there]:
-        raise InputError(f"the pipeline of transformers has no place for {' and '.join(found)}", hint=_OTHERS)
+        raise InputError(f"the transformers pipeline cannot represent {' and '.join(found)}", hint=_OTHERS)
     name = weights.model["model"]
     if backbone.has_sigmoid_head and backbone.context_length != PADDED_LENGTH:
-        fact = f"the pipeline of transformers pads texts to {PADDED_LENGTH} tokens for a SigLIP"
+        fact = f"the transformers pipeline pads texts to {PADDED_LENGTH} tokens for a SigLIP"
         raise ModelError(f"{fact}, and {name!r} reads {backbone.context_length}", hint=_OTHERS)
     line = backbone.clean_text(weights.template[0].replace(PLACEHOLDER, _MARK))
     placeholder = "{}" if line.count(_MARK) == 1 else "{0}"  # str.format takes one argument
@@ -103,5 +103,5 @@ def _checkpoint(name: str, pretrained: str) -> str:
     checkpoint = CHECKPOINTS.get((name.replace("/", "-"), pretrained))
     if checkpoint is None:
         shown = f"{name!r} with weights {pretrained!r}" if pretrained else repr(name)
-        raise ModelError(f"no checkpoint of transformers is known to be model {shown}", hint=_OTHERS)
+        raise ModelError(f"no transformers checkpoint is known for model {shown}", hint=_OTHERS)
     return checkpoint

@@ -1,1 +1,1 @@
-"""Programs on the Hugging Face hub: `repository` publishes and fetches them, `card` describes them."""
+"""Programs on the Hugging Face Hub: `repository` publishes and fetches them, `card` describes them."""

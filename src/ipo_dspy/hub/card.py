@@ -1,4 +1,4 @@
-"""The page of a program on the hub: its words, what is known about its accuracy, its model, and how to use it.
+"""The page of a program on the Hub: its words, what is known about its accuracy, its model, and how to use it.
 
 Templates, class names, and names of metrics are text from outside. All of it stands in fenced blocks, where neither
 Markdown nor HTML is read, one item a line and printable. The head is written as YAML by huggingface_hub.
@@ -60,7 +60,7 @@ def program_card(
         class_texts: what CLIP reads for each label; empty if every call passes its own classes.
         model: name, weights, fingerprint, and number format of the CLIP, as a program's file has them.
         results: sentences on the accuracy; without them the card says nothing about it.
-        license: name of a license, as the hub lists them.
+        license: name of a license, as the Hub lists them.
         needs_download: the model is not bundled, so that users have to allow its download.
     """
     from huggingface_hub import ModelCardData

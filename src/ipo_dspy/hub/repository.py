@@ -1,4 +1,4 @@
-"""Publish a program in a repository of the Hugging Face hub, and fetch one.
+"""Publish a program in a repository of the Hugging Face Hub, and fetch one.
 
 Only `best.json` is fetched, and its size is checked before. A token is sent to the hub's endpoint alone
 (`HF_ENDPOINT`), and is redacted in errors.
@@ -19,7 +19,7 @@ from ipo_dspy.errors import Hint, ProgramFileError
 from ipo_dspy.program_files import LIMIT
 
 TIMEOUT = 30.0
-"""Seconds to wait for each answer of the hub; huggingface_hub itself waits for some of them without a limit."""
+"""Seconds to wait for each answer of the Hub; huggingface_hub itself waits for some of them without a limit."""
 _NAME = re.compile(r"(?!.*(?:--|\.\.))(?:\w|\w[\w.-]{0,94}\w)/(?:\w|\w[\w.-]{0,94}\w)", re.ASCII)
 _DENIED = (401, 403, 404)
 """Statuses that say nothing about the network: the hub answers 401 or 404 for a private repository as for none."""
@@ -51,12 +51,12 @@ def push_files(
     Args:
         repository: `user/name`.
         files: the content of each file.
-        token: a token of the hub; the one of this machine if None.
+        token: a token of the Hub; the one of this machine if None.
         private: whether a new repository is private; the user's default if None.
         message: message of the commit.
 
     Raises:
-        ProgramFileError: the hub does not answer, or refuses.
+        ProgramFileError: the Hub does not respond, or rejects the request.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_session
 
@@ -79,7 +79,7 @@ def fetch_program(repository: str, *, revision: str | None, token: str | None) -
     If the hub cannot be reached, the file is the one that was fetched before, with a warning in the log.
 
     Raises:
-        ProgramFileError: the hub does not answer, has no such repository, revision, or file, or refuses; or the file is
+        ProgramFileError: the Hub does not answer, has no such repository, revision, or file, or refuses; or the file is
             larger than a program.
     """
     import httpx
@@ -95,7 +95,7 @@ def fetch_program(repository: str, *, revision: str | None, token: str | None) -
             cached = try_to_load_from_cache(repository, PROGRAM_FILE, revision=revision)
             if getattr(error, "response", None) is not None or not isinstance(cached, str):
                 raise
-            logger.warning("the hub cannot be reached; %r is read as it was fetched before", repository)
+            logger.warning("the Hub cannot be reached; using the cached copy of %r", repository)
             return Path(cached)
         if file.size is None or file.size > LIMIT:
             size = file.size or "unknown"

@@ -133,7 +133,7 @@ def _transport_error(error: LMError, seen: Exchange) -> LMError:
     if seen.status is None and (isinstance(error, LMTimeoutError) or time.monotonic() >= seen.ends):
         return timed_out(seen.seconds)  # the transport's own timeout came first
     if seen.status is not None and 200 <= seen.status < 300:
-        return UnreadableAnswerError(f"the answer has another form than this provider's: {quote(seen.beginning)}")
+        return UnreadableAnswerError(f"the response does not match the provider's format: {quote(seen.beginning)}")
     if seen.retry_after is not None:
         error.retry_after = seconds_of(seen.retry_after)
     return error

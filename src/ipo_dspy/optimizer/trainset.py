@@ -27,7 +27,7 @@ from ipo_dspy.template import check_classes, same_class
 PROBED = 3
 _INPUTS = ("image", "classes")
 _INSIDE = re.compile(r"(?<=\.tar)#.*|#\d+$")
-"""End of a source that names an image inside a tar file, a table, or a data set of the hub."""
+"""End of a source that names an image inside a tar file, a table, or a data set of the Hub."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Iterate over images in blocks, on the device and in the dtype of the text features, with reused logits buffers.
 
-All blocks share the same buffers. Allocating them per block would let the memory of the process grow towards the full
+All blocks share the same buffers. Allocating them per block would let the memory of the process grow toward the full
 table of images by classes that blocks avoid: freed aligned memory is often a few bytes too small to be reused.
 
 Letters: N images, n images of a block, C classes, D feature width.
