@@ -180,5 +180,5 @@ def test_tags_of_known_checkpoints_exist() -> None:
 def test_unknown_checkpoints_are_refused(
     tmp_path: Path, task: DemoTask, name: str, pretrained: str, shown: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"no checkpoint of transformers is known to be {shown}; use the format onnx"):
+    with pytest.raises(ModelError, match=f"no transformers checkpoint is known for {shown}; use the format onnx"):
         write_transformers(weights_of(task, name, pretrained), task.program.backbone, tmp_path / "best.json")

@@ -147,19 +147,19 @@ def test_warns_of_training_accuracy_beyond_test_accuracy(
         ({"losses": (0.5, 0.6, 0.4, 0.3)}, None, "Trial 3, a photo of a <CLASS>. , has the lowest loss, with an "
          "accuracy of 74.0 % against 80.0 % of the chosen template, but was not chosen: accuracy comes first."),
         ({"losses": (0.5, 0.4, 0.6, 0.6)}, None, "Trial 1, a grey blocky sprite of a <CLASS>. , has the lowest loss, "
-         "with an accuracy of 78.0 % against 80.0 % of the chosen template, but was not chosen: within the tolerance "
-         "the plainest wins"),
+         "with an accuracy of 78.0 % against 80.0 % of the chosen template, but was not chosen: of the tied "
+         "ones, the template with the fewest words wins"),
         ({"winner": 2}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % against 76.0 % of the "
-         "chosen template, but was not chosen: within the tolerance the plainest wins", None),
+         "chosen template, but was not chosen: of the tied ones, the template with the fewest words wins", None),
         ({"winner": 2, "tied_from": 1, "losses": (0.6, 0.5, 0.4, 0.5)}, "Trial 0, a grey <CLASS>. , has the highest "
          "accuracy, 80.0 % against 76.0 % of the chosen template, but was not chosen: it is not within the tolerance "
          "of the leading one", None),
         ({"listed": 2, "losses": (0.5, 0.5, 0.4, 0.5)}, None, "Trial 2, a <CLASS> as an icon. , has the lowest loss, "
-         "with an accuracy of 76.0 % against 80.0 % of the chosen template, but was not chosen: within the tolerance "
-         "the plainest wins"),
+         "with an accuracy of 76.0 % against 80.0 % of the chosen template, but was not chosen: of the tied "
+         "ones, the template with the fewest words wins"),
         ({"winner": 3, "selected_on": "validation"}, "Trial 0, a grey <CLASS>. , has the highest accuracy, 80.0 % "
          "against 74.0 % of the chosen template, but was not chosen: the validation images decide, on which "
-         "it has 80.0 % against 74.0 %, and within the tolerance", None),
+         "it has 80.0 % against 74.0 %, and of the tied ones", None),
     ],
 )  # fmt: skip
 def test_says_why_a_template_that_is_better_by_one_measure_is_not_chosen(

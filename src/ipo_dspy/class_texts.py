@@ -1,7 +1,7 @@
 """The texts of classes: what CLIP reads for a label in place of `<CLASS>`.
 
-A label is what a program answers, and is read as it is unless other texts stand for it. Several texts of a class are
-averaged like the lines of a template. Full sentences with the template `<CLASS>` are the form of CuPL (Pratt et al.,
+A label is what a program answers; CLIP reads the label itself unless it has other texts. Several texts of a class are
+averaged like the lines of a template. Full sentences with the template `<CLASS>` are the format of CuPL (Pratt et al.,
 What does a platypus look like?, 2023), whose JSON files `load_class_texts` reads.
 """
 
@@ -106,11 +106,11 @@ def load_class_texts(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]
     """Read class texts from a file, to be passed as `ClipClassifier(classes=...)`.
 
     Args:
-        path: JSON with a text or a list of texts for each label (the form of CuPL and CLIP_benchmark), or CSV with the
-            columns `label` and `text`, one text per row.
+        path: JSON with a text or a list of texts for each label (the format of CuPL and CLIP_benchmark), or CSV with
+            the columns `label` and `text`, one text per row.
 
     Raises:
-        DataError: the file cannot be read, or has another form; texts are checked when they are used.
+        DataError: the file cannot be read, or has another format; texts are checked when they are used.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -168,7 +168,7 @@ def spoken_name(label: str, texts: Sequence[str]) -> str:
 def hard_names(labels: Iterable[str]) -> list[str]:
     """Return the labels that a CLIP trained on English text may not understand.
 
-    They are identifiers and numbers, or have brackets or other than ASCII letters.
+    They are identifiers or numbers, or contain brackets or non-ASCII letters.
 
     >>> hard_names(["cat", "n01440764", "Äpfel", "nail (metal)", "boeing 747", "17"])
     ['n01440764', 'Äpfel', 'nail (metal)', '17']

@@ -1,4 +1,4 @@
-"""Data sets, which are lists of `dspy.Example` with class names, and catalogs, from which images are drawn unread.
+"""Data sets, which are lists of `dspy.Example` with class names, and catalogs, from which images are sampled unread.
 
 `ImageDataset` is a list because DSPy optimizers and `dspy.Evaluate` slice, shuffle and iterate lists. Examples hold a
 path (or a `dspy.Image` for bytes from a table) and never pixels, so a large folder needs little memory. The trade-off:
@@ -122,7 +122,7 @@ class ImageDataset(list[dspy.Example]):
     def subset(self, classes: Iterable[str]) -> "ImageDataset":
         """Return the images of these classes, which become the new `classes` in the given order.
 
-        Of several labels of an image, those of other classes go.
+        Labels of other classes are removed from images with several labels.
 
         Raises:
             DataError: a name is not in `classes`.
@@ -231,7 +231,7 @@ class Catalog:
         """Return training, validation, and test images.
 
         Images in neither the training nor the test part are used for validation, at most `shots` per class. There is no
-        validation part if fewer than a quarter as many images as the training images remain: they would decide nothing.
+        validation part if the remaining images are fewer than a quarter of the training images: too few to decide.
         """
         train, held_out = select(self.labels, shots=shots, test=test, seed=seed)
         taken = {*train, *(held_out or ())}

@@ -48,7 +48,7 @@ def load_label_sets(path: str | PathLike[str], **options: Unpack[DataOptions]) -
     Args:
         path: a .csv, .tsv or .parquet table, or a folder of class folders.
         options: `image`, `label`, `base` and `split` as for `load_image_table`, for a folder only `split`. `classes`
-            are the classes, in this order, sorted without; images of other folders have no label then.
+            are the classes, in this order (sorted by default); images of other folders then have no label.
 
     Raises:
         DataError: the path is of another kind, or cannot be read, or a label is not one of `classes`.

@@ -69,8 +69,8 @@ class LMDescriber:
 
         Raises:
             LanguageModelError: the key or the name is wrong.
-            NoAnswerError: `max_consecutive_errors` consecutive images got no answer: the model is not reachable or not
-                multimodal.
+            NoAnswerError: `max_consecutive_errors` consecutive images got no response: the model is unreachable
+                or not multimodal.
         """
         job = _DescriptionJob(self, once or (lambda question, ask: ask()), images, class_names)
         threads = self.num_threads or dspy.settings.num_threads

@@ -44,7 +44,7 @@ def _brief(prompt: ScoredTemplate) -> str:
 
 
 def _other(prompt: ScoredTemplate) -> list[str]:
-    """Return the value of another objective, and what is missed of floors of recall, as far as there are any."""
+    """Return the value of another objective, and missed recall floors, if there are any."""
     value = [] if prompt.value is None else [_objective([prompt]).show(prompt.value)]
     return value + ([f"{prompt.missed:.1f} points of recall below the floors"] if prompt.missed else [])
 

@@ -112,7 +112,7 @@ def found_texts(results: Sequence[SearchResult]) -> dict[str, Texts]:
 def candidate_programs(student: dspy.Module, results: Sequence[SearchResult]) -> list[dict[str, Any]]:
     """Return a program per finalist of each classifier, best first; other classifiers have their best template.
 
-    All have the found texts of the classes, which were searched for the best template; scores are without them.
+    All have the class texts that were found for the best template; scores do not include them.
     """
     best, texts = {r.predictor: r.best.template for r in results}, found_texts(results)
     rows = [(finalist, result.predictor) for result in results for finalist in result.finalists]

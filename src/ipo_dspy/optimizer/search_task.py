@@ -56,7 +56,7 @@ class SearchTask:
         return dict(zip(names, classifiers, strict=True))
 
     def sentence(self, given: str | None) -> str:
-        """Return what the user says of the task, or a sentence with its class names."""
+        """Return the user's description of the task, or a sentence with its class names."""
         names = self.classifier.spoken_names(self.train.classes)
         return given or describe_task(names, several_labels=self.classifier.multi_label)
 

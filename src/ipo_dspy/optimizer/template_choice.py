@@ -1,10 +1,10 @@
 """Select a template among the trials of a search: the plainest of those that cannot be told apart from the best.
 
-The most accurate of some hundred templates on few images is so by chance, and its words show it. The loss, to which
-every image contributes, is less subject to chance. So the template with the lowest loss leads, and among those whose
-accuracy and loss are within a tolerance of the leader's, the one with the fewest words wins. The tolerance is in
-standard errors of the difference, which is small for templates that are right on the same images; differences in loss
-that are too small to spend words on are within it however many images there are.
+The most accurate of hundreds of templates on few images is partly so by chance, and contains words that do nothing. The
+loss, to which every image contributes, is less subject to chance. So the template with the lowest loss leads, and among
+those whose accuracy and loss are within a tolerance of the leader's, the one with the fewest words wins. The tolerance
+is in standard errors of the difference, which is small for templates that are right on the same images; differences in
+loss that are too small to justify words are always within it, however many images there are.
 
 A strategy sees many draws at once, because the optimism of a choice is that of the whole rule (`scoring.comparison`).
 
@@ -60,7 +60,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The most accurate candidate, with the lowest loss to four decimals if several are: the paper's choice."""
+    """The most accurate candidate, with the lowest loss to four decimals in a tie: the paper's choice."""
 
     rounds: ClassVar[int] = 1
 
@@ -83,7 +83,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Plainest:
-    """The candidates that are not worse than that with the lowest loss, in accuracy and loss, by more than a tolerance.
+    """The candidates whose accuracy and loss are within a tolerance of those of the one with the lowest loss.
 
     The tolerance is in standard errors, for the loss in `SMALLEST_SHARE` of it if that is more. From the chosen one on,
     more phrases may go that are worth less than the tolerance, as long as the result stays within twice the tolerance
@@ -155,7 +155,7 @@ class Candidates:
     def choose(self, rule: Choice, accuracy: Floats, loss: Floats, scale: float) -> NDArray[np.int64]:
         """Return the chosen candidate of each draw [B]: the tied one with the fewest words, then the better one.
 
-        Only candidates that miss floors of recall by least can be chosen; floors are not drawn.
+        Only candidates that miss recall floors by the least can be chosen; floors are not resampled.
         """
         accuracy = np.where(self.comparison.eligible, accuracy, -np.inf)
         chosen = self.leader(rule, accuracy, loss)
@@ -199,7 +199,7 @@ class Candidates:
 class ChoiceReport:
     """Expected accuracy of a chosen template on new images of the same classes; accuracies in percent.
 
-    With another objective, its values take the place of accuracies: higher is better, so losses and costs are negative.
+    With another objective, its values replace accuracies: higher is better, so losses and costs are negative.
 
     Attributes:
         images: number of images that decided.
@@ -211,7 +211,7 @@ class ChoiceReport:
         gain_error: standard error of the gain.
         leader: accuracy of the most accurate template on these images.
         compared: number of templates that were compared.
-        tied: number of them that the rule could not tell apart from the leader.
+        tied: number of them that the rule could not distinguish from the leader.
         possibly_best: size of the 95 % confidence set of the most accurate one.
         is_spread_known: False if no class has two images; optimism and interval then rest on an assumption.
         objective: name of the objective; see `scoring.objectives`.

@@ -7,8 +7,8 @@ differ. These come from a Bayesian linear model over phrases and words, fitted t
 again for each child (Thompson sampling), so that untested phrases are explored. Image descriptions shift the prior:
 phrases that occur in them are tried first.
 
-It starts from any template, including those of a user or a language model. It lacks what a language model knows about
-words outside the bank (`phrase_bank.BANK`); more phrases can be passed in.
+It starts from any template, including those of a user or a language model. Unlike a language model, it knows no words
+outside the bank (`phrase_bank.BANK`); more phrases can be passed in.
 """
 
 import re
@@ -52,7 +52,7 @@ class EvolutionProposer:
     """A seeded evolutionary search over templates with a learned model of phrase values.
 
     Args:
-        phrases: the bank to draw from; extend it for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
+        phrases: the bank to sample from; extend it for a domain, e.g. `(*BANK, Phrase("mammogram", "medium", "noun"))`.
         feedback: the scores that it uses: `both`, `accuracy`, or `loss`.
         history_only: learn from the shown history only, as a language model does, instead of from all trials.
 
@@ -204,7 +204,7 @@ class EvolutionProposer:
 def _standardized(trials: Sequence[Trial], feedback: Feedback) -> Floats:
     """Return the average of standardized accuracy and negated loss; the loss separates trials of equal accuracy.
 
-    Another objective takes the place of the accuracy, and what is missed of floors of recall is subtracted.
+    Another objective replaces the accuracy, and missed recall floors are subtracted.
     """
     missed = _zscore(np.array([trial.score.missed for trial in trials]))
     accuracy = _zscore(np.array([trial.score.goal for trial in trials])) - missed

@@ -45,7 +45,7 @@ class TemplateInstructionProposer(InstructionProposer):
         reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
         components_to_update: list[str],
     ) -> dict[str, str]:
-        """Return new instructions by predictor; those of a predictor that is missing stay as they are."""
+        """Return new instructions by predictor; missing predictors keep theirs."""
         templates = {
             name: _revise(candidate[name], [example["Feedback"] for example in reflective_dataset[name]])
             for name in components_to_update

@@ -1,4 +1,4 @@
-"""Objectives of a search: accuracy, another measure, the cost of errors, or a metric; and floors of recall.
+"""Objectives of a search: accuracy, another measure, the cost of errors, or a metric; and recall floors.
 
 The functions of the user come in two forms, which are told apart by the names of their first two parameters: a metric
 of all images has `labels` and `probabilities`; any other metric is called with an example and a prediction, as in DSPy.
