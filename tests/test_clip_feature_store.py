@@ -110,9 +110,7 @@ def test_there_are_never_more_segments_than_databases(folder: Path) -> None:
 
 def test_a_batch_larger_than_the_limit_is_refused_with_a_message(folder: Path) -> None:
     store = FeatureStore(folder, 2_000_000)
-    with pytest.raises(
-        StoreFullError, match=r"is full at 2000000 bytes; allow more, e\.g\. export IPO_DSPY_CACHE_L"
-    ):
+    with pytest.raises(StoreFullError, match=r"is full at 2000000 bytes; allow more, e\.g\. export IPO_DSPY_CACHE_L"):
         store.put(ORIGIN, rows(0, 64, width=8192))
 
 

@@ -145,9 +145,7 @@ def test_a_foreign_file_in_its_place(folder: Path, content: bytes) -> None:
     data_file(folder).write_bytes(content)
     store = FeatureStore(folder, ROOMY)
     if content:
-        with pytest.raises(
-            StoreError, match=r"is damaged or not a cache .*; remove it with: ipo-dspy cache clear"
-        ):
+        with pytest.raises(StoreError, match=r"is damaged or not a cache .*; remove it with: ipo-dspy cache clear"):
             store.get(ORIGIN, key(0))
         assert data_file(folder).read_bytes() == content
         store.clear()
