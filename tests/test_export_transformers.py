@@ -106,7 +106,7 @@ def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask
     program.template = "a <CLASS>.\npixel art of a <CLASS>"
     program.classes = {"dog": ["dog", "puppy"], "cat": "cat"}
     with pytest.raises(
-        InputError, match=r"no place for a template of several lines and several texts of a class; use the format onnx"
+        InputError, match=r"cannot represent a template of several lines and several texts of a class; use the format onnx"
     ):
         program.export(tmp_path / "best.json", format="transformers")
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +128,7 @@ def test_a_siglip_gets_the_texts_that_it_was_trained_on(tmp_path: Path) -> None:
     best = [config["labels"][answers[0]["label"]] for answers in classify(noise, **arguments)]
     assert best == [program(image=image).label for image in noise]
     same = replace(program.class_weights(), class_texts=(("dog",), ("Dog",), ("cat",)))
-    with pytest.raises(InputError, match="no place for classes that CLIP reads as the same text"):
+    with pytest.raises(InputError, match="cannot represent classes that CLIP reads as the same text"):
         write_transformers(same, program.backbone, tmp_path / "best.json")
 
 
