@@ -106,7 +106,8 @@ def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask
     program.template = "a <CLASS>.\npixel art of a <CLASS>"
     program.classes = {"dog": ["dog", "puppy"], "cat": "cat"}
     with pytest.raises(
-        InputError, match=r"cannot represent a template of several lines and several texts of a class; use the format onnx"
+        InputError,
+        match=r"cannot represent a template of several lines and several texts of a class; use the format onnx",
     ):
         program.export(tmp_path / "best.json", format="transformers")
     assert list(tmp_path.iterdir()) == []

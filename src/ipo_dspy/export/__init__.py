@@ -68,7 +68,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             loads_model=True,
         ),
         "onnx": Format(write_onnx, ".onnx", "image tower and class embeddings as one model"),
-        "open-clip": Format(write_open_clip, ".py", "script that needs open_clip alone", loads_model=True),
+        "open-clip": Format(write_open_clip, ".py", "script that needs only open_clip", loads_model=True),
         "transformers": Format(
             write_transformers,
             ".pipeline.json",

@@ -1,6 +1,6 @@
 """Publish a program in a repository of the Hugging Face Hub, and fetch one.
 
-Only `best.json` is fetched, and its size is checked before. A token is sent to the hub's endpoint alone
+Only `best.json` is fetched, and its size is checked before. A token is sent only to the Hub's endpoint
 (`HF_ENDPOINT`), and is redacted in errors.
 """
 

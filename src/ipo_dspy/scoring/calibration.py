@@ -217,7 +217,7 @@ class CalibrationSettings:
         build_objective(self.objective, self.costs, self.min_recall, None)
         if goals := [name for name in COSTS_OR_FLOORS if getattr(self, name) and not self.weights]:
             hint = Hint("remove {weights}", weights=False)
-            raise InputError("needs class weights, which alone move decisions", argument=goals[0], hint=hint)
+            raise InputError("needs class weights, because only they shift decisions", argument=goals[0], hint=hint)
         flag("temperature", self.temperature)
         flag("weights", self.weights)
         rules = {name: getattr(self, name) for name in ("threshold", "coverage", "precision")}
