@@ -373,7 +373,7 @@ def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
         journal.append({"event": "class_texts", "predictor": "self", **found, **changes})
     page = render_report(tmp_path)
     assert to_copy(page)[:-6] == [f"ipo-dspy calibrate {tmp_path.name}/best.json new_images"]
-    assert "images that chose neither template nor words, in folders named as their classes" in page
+    assert "images not used to choose template or words, in folders named after their classes" in page
     options = {"--image-column": ["file name"], "--costs": ["costs.csv"], "--steps": ["9"]}
     add(tmp_path, "command", data="pets.csv", options=options)
     (command, *_) = to_copy(render_report(tmp_path))

@@ -86,7 +86,7 @@ def next_steps(run: RunState, search: SearchState, folder: Path, *, is_tested: b
     steps = [template, Command("In Python", text)]
     steps.append(Command("On the command line", command_line(run, "classify", path, "photo.jpg")))
     if not is_tested:
-        purpose = "Measure the accuracy on images that the search did not have, in folders named as their classes"
+        purpose = "Measure the accuracy on images not used in the search, in folders named after their classes"
         steps.append(Command(purpose, command_line(run, "evaluate", path, "test_images")))
     serve = Command("As an HTTP server", command_line(run, "serve", path))
     export = command_line(run, "export", path, replaced={"--to": "onnx"})

@@ -63,15 +63,15 @@ def _for_classes(run: RunState, search: SearchState, folder: Path, *, below: flo
     fact = f"{'Hardly' if worst[0][0] < WEAK else 'Least often'} recognized on {split} images: {shown}"
     if search.class_texts is not None:
         unknown = () if search.objective in get_args(CalibrationObjective) else ("--objective",)
-        purpose = "Other words were searched already: fit class weights to images that chose neither template nor words"
+        purpose = "Other words were searched already: fit class weights on images not used to choose template or words"
         command = command_line(run, "calibrate", saved_program(folder), "new_images", omitted=unknown)
-        return [Command(f"{fact}. {purpose}, in folders named as their classes", command)]
+        return [Command(f"{fact}. {purpose}, in folders named after their classes", command)]
     present = search.setup.get("class_texts", {})
     words = [
         f" {json.dumps(name, ensure_ascii=False)}: {json.dumps(present.get(name, [name]), ensure_ascii=False)}"
         for _, name in worst
     ]
-    purpose = "Write to words.json how they are read now, and add other names and short descriptions to each"
+    purpose = "Write their current texts to words.json, and add other names and short descriptions to each"
     searched = {"--template": search.selected["template"], "--optimize": "class_texts", "--candidates": "words.json"}
     return [
         Command(f"{fact}. {purpose}", "{\n" + ",\n".join(words) + "\n}"),

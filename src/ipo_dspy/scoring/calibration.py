@@ -179,7 +179,7 @@ class CalibrationReport:
             return ""
         return (
             f"all {pluralize(self.images, 'image')} are recognized, which does not prove that others will be: "
-            "probabilities become less certain on purpose, so the loss on these images is higher"
+            "probabilities are deliberately less certain, so the loss on these images is higher"
         )
 
     def plain(self) -> dict[str, Any]:
