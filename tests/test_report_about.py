@@ -293,6 +293,8 @@ def test_a_run_in_python_is_advised_with_its_objective(measures: dict[str, float
 
 def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_path: Path) -> None:
     chosen_run(tmp_path, images=25, is_spread_known=False)
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text().replace("ViT-B-16-quickgelu", "local-dir:/home/ann/our-clip"))
     options = {
         "--val": ["/home/ann/sets/val photos"],
         "--test-data": [r"C:\Users\ann\test"],
@@ -312,7 +314,7 @@ def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_pat
     assert command == (
         "ipo-dspy optimize photos --val 'val photos' --test-data test --base img --classes names.txt "
         "--candidates sets/words.json --also my-clip --also ViT-B/16 --prompt-model transformers/phi "
-        "--description-model openai/org/gpt-4o --model ViT-B-16-quickgelu --pretrained openai --shots all"
+        "--description-model openai/org/gpt-4o --model our-clip --pretrained openai --shots all"
     )
     assert not [word for word in ("home", "Users", "ann/", "evil") if word in page]
     assert "Settings of language models and clusters are not recorded" in page

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from ipo_dspy._internal.counts import shorten
 from ipo_dspy._internal.untrusted import printable
+from ipo_dspy.clip.model_spec import names_alone
 from ipo_dspy.report import about, advice, choice, pictures, summary
 from ipo_dspy.report.journal_fields import pairs
 from ipo_dspy.report.thumbnails import thumbnail
@@ -67,7 +68,7 @@ def page(run: RunState, folder: Path) -> str:
 def environment() -> Environment:
     """Return the Jinja environment of all pages; everything is escaped."""
     jinja = Environment(loader=FunctionLoader(_data), autoescape=True, undefined=StrictUndefined)
-    jinja.globals |= {"words": choice_sentences.words, "floors": choice_sentences.floors}
+    jinja.globals |= {"words": choice_sentences.words, "floors": choice_sentences.floors, "names_alone": names_alone}
     jinja.trim_blocks = jinja.lstrip_blocks = jinja.keep_trailing_newline = True
     jinja.filters |= {
         "percent": _number("{:.1f}\u00a0%"), "nats": _number("{:.3f}"), "count": _number("{:,.0f}", "not known"),
