@@ -83,6 +83,8 @@ def test_evaluate_agrees_with_our_own_evaluation(task: demo.DemoTask) -> None:
     examples = list(task.testset[:40])
     theirs = dspy.Evaluate(devset=examples, metric=correct, num_threads=2)(task.program)
     assert evaluate(task.program, examples)[0].score.accuracy == pytest.approx(theirs.score, abs=0.01)
+    with pytest.raises(InputError, match=r"templates must be a list, got 'a <CLASS>'; for example templates=\['a <C"):
+        evaluate(task.program, examples, templates="a <CLASS>")
 
 
 def test_an_ensemble_averages_normalized_features(task: demo.DemoTask) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ipo_dspy.argument_checks import as_template
+from ipo_dspy.argument_checks import as_template, invalid
 from ipo_dspy.classifier.image_lists import example_list
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, Hint
 from ipo_dspy.optimizer.trainset import TrainingImages, collect_training_images
 from ipo_dspy.optimizer.user_metric import bind_metric, check_objective
 from ipo_dspy.run.events import (
@@ -310,6 +310,8 @@ def evaluate(
     >>> evaluate(task.program, task.testset, templates=["pixel art of a <CLASS>."])[0].score.accuracy > 70
     True
     """
+    if isinstance(templates, str):
+        raise invalid("templates", "a list", templates, Hint("for example {templates}", templates=[templates]))
     evaluation_set = encode_examples(
         classifier,
         examples,
