@@ -42,6 +42,10 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
             {"description_model": model(), "describer": LMDescriber(model())},
             r"description_model must be None with describer=LMDescriber",
         ),
+        (
+            {"description_model": model(), "optimize": "class_texts", "candidates": {"crane": "crane bird"}},
+            r"description_model must be None with optimize=\('class_texts',\), .* got 'openai/my-own'",
+        ),
     ],
 )
 def test_a_model_that_nobody_would_ask_is_refused(arguments: dict[str, Any], message: str) -> None:

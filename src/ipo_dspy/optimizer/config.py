@@ -150,6 +150,7 @@ class OptimizerConfig:
             having("backend", self.backend, "check", "RayScorer('auto')")
         self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
         self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
+        self._check_unused("description_model", "optimize", self.searches_template)
 
     def _conflicts(self) -> Iterator[tuple[str, str, str | Hint]]:
         """Yield each argument that another one rules out, with the condition on it and the remedy."""
@@ -258,7 +259,7 @@ class OptimizerConfig:
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
             chosen = getattr(self, owner)
-            name = repr(chosen) if chosen is None or isinstance(chosen, str) else type(chosen).__name__
+            name = repr(chosen) if chosen is None or isinstance(chosen, str | tuple) else type(chosen).__name__
             condition = f"None with {owner}={name}, which does not use it"
             raise invalid(model, condition, display_name(getattr(self, model)), "pass one of the two")
 
