@@ -7,7 +7,8 @@ them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import dspy
 
 from ipo_dspy.history import Trial
 from ipo_dspy.lms.preflight import unique_models
@@ -15,7 +16,7 @@ from ipo_dspy.lms.signatures import ClassMistakes
 from ipo_dspy.lms.usage import TOKENS_PER_IMAGE, price_of
 from ipo_dspy.optimizer.class_text_search import LABELS_ASKED, ROUNDS, SHOWN_TRIED, TEXTS_ASKED
 from ipo_dspy.optimizer.config import OptimizerConfig
-from ipo_dspy.proposers import LMProposer, ProposalRequest
+from ipo_dspy.proposers import LMProposer, ProposalRequest, Proposer
 from ipo_dspy.proposers.base import REWORDINGS, SHOWN_TO_POLISH, ClassTextRequest
 from ipo_dspy.run.ledger import Usage
 from ipo_dspy.scoring.score import Score
@@ -73,7 +74,7 @@ class Estimate:
 
 
 def estimate(
-    models: Mapping[str, Any], proposer: Any, config: OptimizerConfig, searches: Sequence[tuple[str, int]]
+    models: Mapping[str, dspy.BaseLM], proposer: Proposer, config: OptimizerConfig, searches: Sequence[tuple[str, int]]
 ) -> Estimate:
     """Estimate the requests of a run.
 
@@ -100,7 +101,7 @@ def estimate(
     return Estimate(tuple(item for item in items if item.calls))
 
 
-def _class_texts(lm: Any, proposer: LMProposer, config: OptimizerConfig, task: str) -> CostItem:
+def _class_texts(lm: dspy.BaseLM, proposer: LMProposer, config: OptimizerConfig, task: str) -> CostItem:
     worst = ClassMistakes(
         label="long class name",
         texts=["long class name"],
@@ -114,7 +115,9 @@ def _class_texts(lm: Any, proposer: LMProposer, config: OptimizerConfig, task: s
     return _item("class texts", lm, ROUNDS, prompt, TOKENS_PER_CLASS_TEXT * LABELS_ASKED * TEXTS_ASKED)
 
 
-def _templates(lm: Any, proposer: LMProposer, config: OptimizerConfig, ask: ProposalRequest) -> Iterator[CostItem]:
+def _templates(
+    lm: dspy.BaseLM, proposer: LMProposer, config: OptimizerConfig, ask: ProposalRequest
+) -> Iterator[CostItem]:
     calls, prompt = proposer.measure(ask)
     prompt += TOKENS_PER_IMAGE * config.images_in_request
     described, budget = len(ask.descriptions) * TOKENS_PER_DESCRIPTION, proposer.description_tokens
@@ -144,7 +147,7 @@ def _ask(config: OptimizerConfig, task: str, described: int) -> ProposalRequest:
     )
 
 
-def _item(what: str, lm: Any, calls: int, prompt: int, completion: int) -> CostItem:
+def _item(what: str, lm: dspy.BaseLM, calls: int, prompt: int, completion: int) -> CostItem:
     cost = price_of(lm, calls * prompt, calls * completion)
     name = str(getattr(lm, "model", type(lm).__name__))
     return CostItem(what, name, calls, calls * prompt, calls * completion, cost)
