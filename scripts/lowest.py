@@ -21,10 +21,11 @@ EXTRAS = ("heif", "hub", "mlflow")
 """Besides the dependencies; Ray, Optuna and the packages of local chat models have too many other requirements."""
 TOOLS = ("pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6")
 CORE = (
-    "classifier", "cli", "cli_run_command", "clip_backbone", "clip_feature_store", "clip_image_features",
-    "clip_image_io", "clip_text_features", "data_folder", "data_hub", "data_table", "demo", "integrations_mlflow",
-    "lms", "lms_client", "lms_signatures", "optimizer_ipo", "program_files", "report", "report_charts",
-    "report_choice", "report_thumbnails", "resume", "template_phrases",
+    "classifier", "classifier_encoding", "classifier_models", "classifier_saving", "cli", "cli_run_command",
+    "clip_backbone", "clip_feature_store", "clip_feature_store_damage", "clip_feature_store_processes",
+    "clip_image_features", "clip_image_io", "clip_text_features", "data_folder", "data_hub", "data_table", "demo",
+    "integrations_mlflow", "lms", "lms_client", "lms_signatures", "optimizer_ipo", "program_files", "report",
+    "report_charts", "report_choice", "report_thumbnails", "resume", "template_phrases",
 )  # fmt: skip
 """Test files, without `test_`."""
 

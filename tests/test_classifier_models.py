@@ -74,8 +74,7 @@ def test_a_wrong_model_is_refused_at_once(
 def test_the_tags_in_the_files_of_open_clip_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     open_clip = import_open_clip()
     tags = {name: list(open_clip.list_pretrained_tags_by_model(name)) for name in open_clip.list_models()}
-    assert (
-        ClipClassifier(model="ViT-B-16", pretrained="laion2b-s34b-b88k").model_name == "ViT-B-16"
-    )  # as open_clip has it
+    # As open_clip has it:
+    assert ClipClassifier(model="ViT-B-16", pretrained="laion2b-s34b-b88k").model_name == "ViT-B-16"
     monkeypatch.delitem(sys.modules, "open_clip")
     assert {name: list(pretrained_tags(name) or ()) for name in architectures()} == tags

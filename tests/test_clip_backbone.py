@@ -174,27 +174,33 @@ def write_hub_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def test_random_weights_are_allowed_and_warned_about(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "toy-random.json"
+@pytest.fixture
+def registered_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a model that open_clip knows until the end of the test."""
+    open_clip = import_open_clip()
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    config = tmp_path / "toy.json"
     config.write_text(json.dumps({"embed_dim": 16, "text_cfg": TEXT, "vision_cfg": VISION}))
-    import_open_clip().add_model_config(config)
+    open_clip.add_model_config(config)
+    return config.stem
+
+
+def test_random_weights_are_allowed_and_warned_about(
+    registered_name: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     with caplog.at_level(logging.DEBUG):
-        load_backbone("toy-random", None, device="cpu")
+        load_backbone(registered_name, None, device="cpu")
     assert [record.name for record in caplog.records] == ["ipo_dspy.clip.loading"]  # nothing from open_clip
     assert "random weights" in caplog.text
     assert capsys.readouterr().out == ""
 
 
-def test_a_checkpoint_path_gives_the_features_of_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_path_gives_the_features_of_the_folder(folder: Path, tmp_path: Path, registered_name: str) -> None:
     from safetensors.torch import load_file
 
-    config = tmp_path / "toy-path.json"
-    config.write_text(json.dumps({"embed_dim": 16, "text_cfg": TEXT, "vision_cfg": VISION}))
-    import_open_clip().add_model_config(config)
     torch.save({"state_dict": load_file(folder / "open_clip_model.safetensors")}, tmp_path / "weights.pt")
-    toy = load_backbone("toy-path", str(tmp_path / "weights.pt"), device="cpu")
+    toy = load_backbone(registered_name, str(tmp_path / "weights.pt"), device="cpu")
     assert toy.fingerprint == load_backbone(f"local-dir:{folder}", device="cpu").fingerprint
 
 
