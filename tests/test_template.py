@@ -105,6 +105,7 @@ def test_classes_keep_their_order_and_their_own_spelling() -> None:
         (["cat", "ca\u200dt"], "indistinguishable in a prompt"),
         (["cat", "d\u00adog"], r"U\+00AD"),
         ("cat", r"classes is the string 'cat'; pass a list of names, e.g. \['cat', 'dog'\]"),
+        ({"cat"}, r"classes must be a list of names, got the unordered \{'cat'\}; pass sorted\(classes\)"),
         (["cat"], r"a classifier needs at least two classes, e\.g\. \['cat', 'dog'\], got \['cat'\]"),
         (["cat", " _ "], "class name ' _ ' must be a non-empty string; for example 'cat'"),
         (["cat", 3], "class name 3 must be a non-empty string"),

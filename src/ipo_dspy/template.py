@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ipo_dspy.errors import DataError, RejectionReason, TemplateError
@@ -137,6 +137,8 @@ def check_classes(classes: Sequence[str], *, least: int = 2) -> tuple[str, ...]:
             f"classes must be a list of names, got {classes!r:.200}; pass list(classes) here, "
             "and the texts as ClipClassifier(classes={label: texts})"
         )
+    if isinstance(classes, Set):
+        raise DataError(f"classes must be a list of names, got the unordered {classes!r:.200}; pass sorted(classes)")
     try:
         names = tuple(classes)
     except TypeError as error:
