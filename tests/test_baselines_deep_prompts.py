@@ -231,5 +231,5 @@ def test_images_that_cannot_be_read_are_reported() -> None:
     fitted = PromptedClassifier(deep_toy(), Seeing())
     with pytest.raises(DataError, match="no images to encode"):
         fitted.features([])
-    with pytest.raises(ImageError, match=r"image of 3 bytes in memory is not an image"):
+    with pytest.raises(ImageError, match=r"image of 3 bytes in memory cannot be read as an image"):
         fitted.logits([Image.new("RGB", (32, 32)), b"abc"], CLASSES)

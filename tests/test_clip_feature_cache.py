@@ -174,14 +174,14 @@ def test_what_is_known_is_not_decoded(toy: Counted, tmp_path: Path) -> None:
     """A file that cannot be decoded shows it."""
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    with pytest.raises(ImageError, match="is not an image"):
+    with pytest.raises(ImageError, match="cannot be read as an image"):
         check_images([broken], backbone=toy.backbone)
     row = torch.arange(16.0)
     FeatureCache(toy.backbone).store_on_disk({sha256(b"no image").hexdigest(): row})
     toy.forget()
     check_images([broken], backbone=toy.backbone)
     assert torch.equal(toy.features([broken])[0], row)
-    with pytest.raises(ImageError, match="is not an image"):
+    with pytest.raises(ImageError, match="cannot be read as an image"):
         check_images([broken])
 
 

@@ -210,7 +210,7 @@ def test_an_image_that_is_gone_is_recorded_and_the_search_continues(task: demo.D
     [
         ({"proposer": "evolution"}, "images_in_request must be 0 if the proposer does not show images .* got 4; pass"),
         ({"proposer": LMProposer(adapter=PaperAdapter())}, "images_in_request must be 0 if the proposer does not show"),
-        ({"backend": RayScorer("local")}, "images_in_request must be 0 with a backend, whose workers alone read"),
+        ({"backend": RayScorer("local")}, "images_in_request must be 0 with a backend, because only its workers read"),
         ({"images_in_request": -1}, "images_in_request must be an integer of at least 0, got -1"),
     ],
 )

@@ -301,8 +301,16 @@ def test_an_image_model_also_reads_text_alone(made: Make) -> None:
     [
         (toys.phi, None, r"accepts text only; use a multimodal model, e\.g\. 'transformers/llava"),
         (toys.llava, "https://example.com/a.png", r"do not fetch URLs \('https://example.com/a.png'\); pass the image"),
-        (toys.llava, "data:image/png;base64,AAAA", r"in the message cannot be read: data URI image .* is not an image"),
-        (toys.llava, "data:image/png;base64,!", r"in the message cannot be read: data URI image .* is not an image"),
+        (
+            toys.llava,
+            "data:image/png;base64,AAAA",
+            r"in the message cannot be read: data URI image .* cannot be read as an image",
+        ),
+        (
+            toys.llava,
+            "data:image/png;base64,!",
+            r"in the message cannot be read: data URI image .* cannot be read as an image",
+        ),
         (toys.blip2, "none", r"accepts exactly one image, got 0; use another model"),
     ],
 )

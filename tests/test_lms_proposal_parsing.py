@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ipo_dspy.lms.proposal_parsing import FORMS, parse_templates, read_answer, read_proposal
@@ -340,6 +340,7 @@ PIECES = [
 ]
 
 
+@example("<INS>- 0", False)
 @settings(max_examples=300)
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join)), st.booleans())
 def test_no_text_raises_or_yields_a_template_with_markup(answer: str, cut: bool) -> None:

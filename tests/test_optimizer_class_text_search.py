@@ -138,7 +138,7 @@ def test_a_recorded_language_model_finds_words_within_its_estimate(whole_run: Wh
     page = render_report(folder)
     assert "Words of the classes" in page
     assert "maize" in page
-    assert "expected on new images of the template alone, 95 % interval" in page
+    assert "expected on new images with the template alone, 95 % interval" in page
 
 
 @pytest.mark.end_to_end

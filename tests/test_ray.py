@@ -222,7 +222,7 @@ def test_choices_bad_images_and_features_on_disk(
     assert [file for file in files if after[file] != before[file]] == files[:1]
     with pytest.raises(
         ImageError,
-        match=r"^image of 8 bytes in memory is not an image .* \(image 4 of 140\); pass skip_unreadable=True",
+        match=r"^image of 8 bytes in memory cannot be read .* \(image 4 of 140\); pass skip_unreadable=True",
     ):
         warm.hold(backbone, images, labels, task.classes)
     images[130] = b"nor this"  # in another part

@@ -154,7 +154,8 @@ def test_ctrl_c_says_how_long_it_waits_for_the_model_at_most(
         done = processes.end()
     (line,) = (line for line in done.err.splitlines() if "stopping" in line)
     said = re.fullmatch(
-        r"stopping after this step; the answer of openai/toy takes at most (\d+) s more; press Ctrl-C again to .*", line
+        r"stopping after this step; the response of openai/toy takes at most (\d+) s more; press Ctrl-C again to .*",
+        line,
     )
     assert said is not None
     assert 870 < int(said[1]) < 1000

@@ -113,7 +113,9 @@ def read_answer(completion: str, cut: bool = False) -> list[str]:
     parts = (part for text in texts for part in (_FINAL.split(text)[-1], text) if has_placeholder(part))
     readings = ([*itertools.chain.from_iterable(map(_templates, read(part)))] for part in parts for _, read in FORMS)
     templates = next(filter(None, readings), [])
-    others = (" ".join(content.split()) for content in tag_contents(answer)[0] if not has_placeholder(content))
+    others = (
+        without_label(" ".join(content.split())) for content in tag_contents(answer)[0] if not has_placeholder(content)
+    )
     others = (text for text in others if re.search(r"\w", text) and not has_markup(text))
     templates += [text for text in others if BARE.sub(REPAIRED, text) not in templates]
     if cut and templates and " ".join(repaired(answer).split()).endswith(repaired(templates[-1])):

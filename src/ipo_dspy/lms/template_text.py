@@ -142,9 +142,9 @@ def marker_rank(line: str) -> int:
 
 
 def without_label(text: str) -> str:
-    """Return a text without the list marker, label, heading or preface before the template."""
+    """Return a text without the list marker, label, heading or preface before it, none of which holds `<CLASS>`."""
     for pattern in (_BULLET, _NUMBER, _NUMBER, _LABEL, _HEADING, _PREFACE):
-        if (match := pattern.match(text)) and has_placeholder(text[match.end() :]):
+        if (match := pattern.match(text)) and has_placeholder(text[match.end() :]) == has_placeholder(text):
             text = text[match.end() :]
     return text.strip()
 
