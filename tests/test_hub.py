@@ -149,7 +149,7 @@ def test_what_a_hub_refuses_is_one_error(hub: Hub, action: str, message: str) ->
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("mood", ["silent", "page", "gone"])
-def test_a_server_that_is_not_a_hub_is_one_error_soon(hub: Hub, mood: str) -> None:
+def test_a_server_that_is_not_a_hub_is_one_error(hub: Hub, mood: str) -> None:
     hub.state.mood = mood
     results = hub.run(
         "ClipClassifier.from_pretrained('me/pets')",

@@ -119,6 +119,14 @@ def test_a_wrong_value_is_refused_at_construction(made: Any, arguments: dict[str
         made(**arguments)
 
 
+@pytest.mark.parametrize("name", [f.name for f in fields(OptimizerConfig) if not f.name.endswith("_model")])
+def test_an_object_of_another_kind_is_refused_for_each_argument(name: str) -> None:
+    """Also for an argument that is new: how a field is checked follows from its type."""
+    arguments: dict[str, Any] = {name: object()}
+    with pytest.raises(InputError, match=f"^{name} "):
+        OptimizerConfig(**arguments)
+
+
 def test_the_text_of_an_optimizer_shows_no_key() -> None:
     lm = dspy.LM("openai/gpt-4o-mini", api_key="sk-planted-key", engine="litellm")
     config = OptimizerConfig(prompt_model=lm, steps=2)

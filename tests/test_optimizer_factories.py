@@ -44,7 +44,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"description_model": model(), "optimize": "class_texts", "candidates": {"crane": "crane bird"}},
-            r"description_model must be None with optimize=\('class_texts',\), .* got 'openai/my-own'",
+            r"description_model must be None if templates are not searched, got 'openai/my-own'; omit it, or pass opt",
         ),
     ],
 )

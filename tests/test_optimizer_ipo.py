@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dspy
 import pytest
+from torch.utils.data import Subset
 
 from ipo_dspy import IPO, ClipClassifier, ClipDecider, demo
 from ipo_dspy.errors import DataError, InputError, JournalError, LanguageModelError, TemplateError
@@ -225,6 +226,8 @@ def test_bad_examples_are_refused_before_anything_slow(task: demo.DemoTask, tmp_
             DataError, match=rf"trainset must be a list of labeled examples, got a {kind}; pass dspy\.Ex"
         ):
             optimizer.compile(task.program, images)
+    with pytest.raises(DataError, match=r"trainset\[0\] has the label 'dragonfruit'"):
+        optimizer.compile(task.program, cast(Any, Subset(cast(Any, [*task.trainset, stray]), [len(task.trainset)])))
     with pytest.raises(InputError, match="holds no ClipClassifier"):
         optimizer.compile(dspy.Predict("question -> answer"), task.trainset)
     assert not (tmp_path / "run").exists()
@@ -394,6 +397,7 @@ def test_mlflow_cannot_write_into_the_optimizer() -> None:
         ({"track_stats": "no"}, "track_stats must be True or False"),
         ({"allow_config_changes": "no"}, "allow_config_changes must be True or False"),
         ({"progress": "no"}, "progress must be True or False"),
+        ({"callbacks": "x"}, "callbacks must be a list of DSPy callbacks, got 'x'"),
         ({"callbacks": 5}, r"callbacks must be a list of DSPy callbacks, got 5; for example callbacks=\[callback\]"),
         ({"log_dir": 5}, "log_dir must be the path of a folder, got 5; for example log_dir='runs/1'"),
     ],

@@ -320,6 +320,18 @@ def test_advice_shows_no_folders_above_the_data_and_repeats_no_addresses(tmp_pat
     assert "Settings of language models and clusters are not recorded" in page
 
 
+def test_a_search_for_words_is_advised_without_a_description_model(tmp_path: Path) -> None:
+    chosen_run(tmp_path, gain=0.0)
+    models = {"--prompt-model": ["openai/a"], "--description-model": ["openai/b"]}
+    add(tmp_path, "command", data="photos", options=models)
+    with Journal(tmp_path) as journal:
+        for role in ("start", "best"):
+            evaluation(journal, role, 50.0, split="validation", per_class={"owl": [0, 6]})
+    (command,) = [text for text in to_copy(render_report(tmp_path)) if "--optimize class_texts" in text]
+    assert "--prompt-model openai/a" in command
+    assert "--description-model" not in command
+
+
 def test_advice_repeats_texts_with_slashes_as_they_are(tmp_path: Path) -> None:
     chosen_run(tmp_path, images=25, is_spread_known=False)
     file = tmp_path / FILE_NAME

@@ -86,7 +86,7 @@ def test_phrases_have_their_worth_and_how_often_they_are_described(tmp_path: Pat
 
 
 def test_warns_of_few_images_and_of_classes_that_are_never_right(tmp_path: Path) -> None:
-    assert "one a class" not in text_of(chosen_run(tmp_path / "many"))
+    assert "one per class" not in text_of(chosen_run(tmp_path / "many"))
     text = text_of(chosen_run(tmp_path / "few", images=25, is_spread_known=False))
     assert "Only 25 images decided, at most one per class" in text
     with Journal(tmp_path / "never") as journal:

@@ -119,6 +119,10 @@ def test_classes_that_cannot_be_told_apart(classes: Any, message: str) -> None:
         check_classes(classes)
 
 
+def test_the_keys_of_a_mapping_are_in_an_order() -> None:
+    assert check_classes({"dog": 1, "cat": 2}.keys()) == ("dog", "cat")  # type: ignore[arg-type]
+
+
 def test_joiners_belong_to_the_spelling_of_persian_and_of_emoji() -> None:
     names = ("\u0645\u06cc\u200c\u0631\u0648\u062f", "\U0001f469\u200d\U0001f692")
     assert check_classes(names) == names

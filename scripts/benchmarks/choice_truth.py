@@ -2,7 +2,7 @@
 
 The templates of a search are scored on all test images of a bundled task, and their accuracies there are taken as the
 truth. Then some images per class are drawn from them, templates are chosen on these, and the accuracy to expect is
-compared with the truth. Optimism is in points; the share is that of intervals that hold the truth.
+compared with the truth. Optimism is in points; the share is that of interval coverage the truth.
 """
 
 import statistics
@@ -90,5 +90,5 @@ def run(size: Size, seed: int) -> None:
                     f"{share:.0%}",
                 )
             )
-    table(("images per class", "rule", "true optimism", "estimated", "intervals that hold"), lines)
+    table(("images per class", "rule", "true optimism", "estimated", "interval coverage"), lines)
     print(f"\nShare of the variance of outcomes within classes: {statistics.fmean(within):.2f}")

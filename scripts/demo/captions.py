@@ -220,7 +220,7 @@ TRAILERS = (
     "with its unique features", "in an artistic composition", "captured by the artist", "as an object of interest",
     "placed near the center", "against the background", "made on a computer", "from a database", "with visible form",
     "that is easy to name", "viewed from a typical perspective", "showing its structure and details", "in one frame",
-    "in its own environment", "with recognizable contours", "presented to the observer", "in a visual dictionary",
+    "in its own environment", "with recognizable contours", "presented to the audience", "in a visual dictionary",
     "to be classified", "of the category", "chosen by the author", "as a visual example", "with a focus on its shape",
     "with emphasis on texture and light", "in a particular style", "shot by someone", "and nothing more",
 )  # fmt: skip

@@ -10,7 +10,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ipo_dspy.errors import DataError, RejectionReason, TemplateError
@@ -137,7 +137,7 @@ def check_classes(classes: Sequence[str], *, least: int = 2) -> tuple[str, ...]:
             f"classes must be a list of names, got {classes!r:.200}; pass list(classes) here, "
             "and the texts as ClipClassifier(classes={label: texts})"
         )
-    if isinstance(classes, Set):
+    if isinstance(classes, set | frozenset):
         raise DataError(f"classes must be a list of names, got the unordered {classes!r:.200}; pass sorted(classes)")
     try:
         names = tuple(classes)

@@ -49,7 +49,8 @@ def example_list(examples: Iterable[T], argument: str) -> list[T]:
         path = os.fspath(examples)
         remedy = f"pass load_image_folder({path!r:.300})"
         raise DataError(f"{argument} must be a list of labeled examples, got the path {path!r:.300}; {remedy}")
-    listed = list(examples) if isinstance(examples, Iterable) else [examples]
+    is_iterable = isinstance(examples, Iterable) or hasattr(examples, "__getitem__")  # a torch data set has no __iter__
+    listed: list[Any] = list(examples) if is_iterable else [examples]
     if strays := [type(each).__name__ for each in listed if not isinstance(each, dspy.Example)]:
         remedy = "pass dspy.Example(image=..., label=...).with_inputs('image') for each"
         raise DataError(f"{argument} must be a list of labeled examples, got a {strays[0]}; {remedy}")

@@ -48,8 +48,8 @@ class RayScorer(ClusterUser):
     threads and batches; rankings use four decimals (`Score.rank`).
 
     Args:
-        address: `auto` for the cluster of this machine, `local` for a temporary one on
-            this machine, or `host:port`.
+        address: `auto` for the cluster that this machine belongs to, `local` for one on this machine that ends with the
+            process, or `host:port`.
         num_workers: maximum number of workers; by default as many as fit on the cluster.
         cpus_per_worker: CPUs and threads per worker.
         gpus_per_worker: GPUs per worker, for encoding; reserved until `close`.

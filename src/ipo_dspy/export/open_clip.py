@@ -103,11 +103,12 @@ def write_open_clip(weights: "ClassWeights", backbone: "Backbone", path: Path) -
             score, others = "score", "logits.sort().values[:-1].logsumexp(dim=0)"
             answer["calibrate"] = f"        score = 2 * logits.max() - {others}\n{answer['calibrate']}"
         answer["label"] = f"UNKNOWN_LABEL if {score} < THRESHOLD else list(CLASSES)[best]"
-    lines = [f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()]
-    needs, imports = "only open_clip", ""
+    needs, imports, lines = "only open_clip", "", []
     if (folder := BUNDLED.get(name)) is not None:
-        lines[0] = _BUNDLED.format(name=name, folder=folder).rstrip()
+        lines = [_BUNDLED.format(name=name, folder=folder).rstrip()]
+        del constants["MODEL"]
         needs, imports = "open_clip and ipo_dspy", "from importlib.util import find_spec\nfrom pathlib import Path\n"
+    lines += [f"{key} = {pformat(value, width=110, sort_dicts=False)}" for key, value in constants.items()]
     script = _SCRIPT.format(
         needs=needs,
         imports=imports,

@@ -110,7 +110,7 @@ class OptimizerConfig:
             )
         if not isinstance(self.task_description, str | None):
             raise invalid("task_description", "a string or None", self.task_description, "describe what is classified")
-        if not isinstance(self.callbacks, Iterable | None):
+        if not isinstance(self.callbacks, list | tuple | None):
             raise invalid("callbacks", "a list of DSPy callbacks", self.callbacks, "for example callbacks=[callback]")
         if not isinstance(self.label_field, str | Mapping):
             raise invalid("label_field", "a string or a mapping of strings", self.label_field, "for example 'label'")
@@ -150,7 +150,10 @@ class OptimizerConfig:
             having("backend", self.backend, "check", "RayScorer('auto')")
         self._check_unused("prompt_model", "proposer", self.proposer in (None, "lm"))
         self._check_unused("description_model", "describer", self.describer in ("auto", "lm"))
-        self._check_unused("description_model", "optimize", self.searches_template)
+        if self.description_model is not None and not self.searches_template:
+            hint = Hint("omit it, or pass {optimize}", optimize=["template", "class_texts"])
+            name = display_name(self.description_model)
+            raise invalid("description_model", "None if templates are not searched", name, hint)
 
     def _conflicts(self) -> Iterator[tuple[str, str, str | Hint]]:
         """Yield each argument that another one rules out, with the condition on it and the remedy."""
@@ -259,7 +262,7 @@ class OptimizerConfig:
     def _check_unused(self, model: str, owner: str, is_used: bool) -> None:
         if getattr(self, model) is not None and not is_used:
             chosen = getattr(self, owner)
-            name = repr(chosen) if chosen is None or isinstance(chosen, str | tuple) else type(chosen).__name__
+            name = repr(chosen) if chosen is None or isinstance(chosen, str) else type(chosen).__name__
             condition = f"None with {owner}={name}, which does not use it"
             raise invalid(model, condition, display_name(getattr(self, model)), "pass one of the two")
 

@@ -14,7 +14,7 @@ from ipo_dspy.scoring.calibration import CalibrationObjective
 
 WEAK = 20.0
 """Percentage of the images of a class below which it counts as hardly recognized."""
-NOT_FOR_WORDS = (*GOAL, "--steps", "--auto", "--also", "--across")
+NOT_FOR_WORDS = (*GOAL, "--steps", "--auto", "--also", "--across", "--description-model")
 """Options of a search for templates that a search for words refuses."""
 NAMED = 3
 """Maximum number of classes in a sentence, and in the file of words."""

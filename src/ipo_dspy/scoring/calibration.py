@@ -175,7 +175,7 @@ class CalibrationReport:
     @property
     def caution(self) -> str:
         """The reason why the loss rose although every image is recognized; empty if that is not so."""
-        if self.before.accuracy < 100 or self.after.loss <= self.before.loss:
+        if min(self.before.accuracy, self.after.accuracy) < 100 or self.after.loss <= self.before.loss:
             return ""
         return (
             f"all {pluralize(self.images, 'image')} are recognized, which does not prove that others will be: "
