@@ -174,6 +174,7 @@ def test_files_in_the_form_of_cupl_and_as_csv(tmp_path: Path) -> None:
         ("a.json", "{", "cannot be used"),
         ("a.json", "{}", "must have at least one label"),
         ("a.json", '{"a": 3}', "class 'a' must have a text"),
+        ("a.json", '{"clip": {}, "fields": {"label": {"criteria": [1]}}}', "class 'clip' must have"),
         ("a.json", "[" * 100_000, "nested"),
         ("a.csv", "name,text\na,b\n", "it has no column 'label'"),
         ("a.csv", "label,text\na,\n", "must be a non-empty string"),
@@ -222,6 +223,9 @@ def test_texts_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "CLIP may not understand 1 class name ('Straßenhund (x)'); pass English words" in capsys.readouterr().err
     texts = ["--class-texts", str(tmp_path / "words.json")]
     assert code("--log-dir", str(tmp_path / "b"), *texts) == 0
+    assert "may not understand" not in capsys.readouterr().err
+    search = ["--optimize", "template", "--optimize", "class_texts"]
+    assert code("--dry-run", *search, "--candidates", texts[1]) == 0
     assert "may not understand" not in capsys.readouterr().err
     best = ClipClassifier.from_file(tmp_path / "b" / "best.json")
     assert best.class_texts["Straßenhund (x)"] == (first,)

@@ -1,6 +1,8 @@
 """The search for words of the classes, on bundled tasks."""
 
+import html
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from dspy.experimental import Choice
 
 from helpers.conversations import WORDS, Recorded, search_words
 from helpers.openai_server import OpenAIServer, Reply, text_of
-from ipo_dspy import IPO, ClipClassifier, demo
+from ipo_dspy import IPO, ClipClassifier, demo, load_class_texts
 from ipo_dspy.cli import main
 from ipo_dspy.clip.bundled import DEMO_VIT
 from ipo_dspy.decisions import ClipDecider
@@ -277,7 +279,7 @@ def test_words_become_the_criteria_of_a_predictor_that_clip_answers(
 
 @pytest.mark.end_to_end
 def test_the_command_line_finds_words_and_leaves_novel_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo.export("grey-food", tmp_path / "photos")
     (tmp_path / "texts.csv").write_text("label,text\ncorn cob,maize\nchocolate bar,block of chocolate\n")
@@ -301,6 +303,21 @@ def test_the_command_line_finds_words_and_leaves_novel_classes(
     saved = ClipClassifier(["a", "b"], model=DEMO_VIT)
     saved.load(tmp_path / "run" / "best.json")
     assert saved.class_texts["corn cob"] == ("maize",)
+    texts = {label: saved.class_texts.get(label, (label,)) for label in saved.classes or ()}
+    assert load_class_texts(tmp_path / "run" / "best.json") == texts
+    page = render_report(tmp_path / "run")
+    assert '<th scope="row">Template alone</th>' in page
+    assert "of 1 tied" not in page
+    (again,) = [shlex.split(html.unescape(text)) for text in re.findall(r"ipo-dspy optimize[^<]*", page)]
+    assert again[-2:] == ["--class-texts", "run/best.json"]
+    assert not {"--optimize", "--candidates", "--template"} & set(again)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main([*again[1:], "--dry-run"])
+    assert exit.value.code in (0, None)
+    assert "class texts 2 of 25 classes (chocolate bar: block of chocolate, corn cob: maize)" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_run_is_not_resumed_with_other_candidates(tmp_path: Path) -> None:

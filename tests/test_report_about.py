@@ -393,3 +393,4 @@ def test_advises_class_weights_after_a_search_for_words(tmp_path: Path) -> None:
     (command, *_) = to_copy(render_report(tmp_path))
     assert command == (f"ipo-dspy calibrate {tmp_path.name}/best.json new_images --costs costs.csv")
     assert "Hardly recognized on validation images: owl 0 %. Other words were searched already" in page
+    assert "never predicted correctly on validation images: owl; add images of it" in page

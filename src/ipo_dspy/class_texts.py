@@ -106,8 +106,8 @@ def load_class_texts(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]
     """Read class texts from a file, to be passed as `ClipClassifier(classes=...)`.
 
     Args:
-        path: JSON with a text or a list of texts for each label (the format of CuPL and CLIP_benchmark), or CSV with
-            the columns `label` and `text`, one text per row.
+        path: JSON with a text or a list of texts for each label (the format of CuPL and CLIP_benchmark), CSV with the
+            columns `label` and `text`, one text per row, or a saved `ClipClassifier`.
 
     Raises:
         DataError: the file cannot be read, or has another format; texts are checked when they are used.
@@ -142,6 +142,9 @@ def _json_rows(content: bytes) -> dict[str, tuple[str, ...]]:
     value = parse_json(content)
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, not an object with a text or a list of texts for each label")
+    match value:
+        case {"clip": dict(), "fields": {"label": {"criteria": dict(criteria)}}}:  # a saved program
+            value = {label: texts or label for label, texts in criteria.items()}
     return {label: _texts_of_class(label, texts) for label, texts in value.items()}
 
 

@@ -1,6 +1,6 @@
 """Options for reading data, and the training, validation and test images that result from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,8 @@ ClassTexts = Annotated[
         "--class-texts",
         metavar="FILE",
         help="Texts to use in place of class names in prompts: JSON with a text or a list of texts for each label, "
-        "or CSV with the columns label and text. Other classes keep their name, or the texts of the saved program.",
+        "CSV with the columns label and text, or a saved program. Other classes keep their name, or the texts of the "
+        "program.",
     ),
 ]
 
@@ -259,6 +260,7 @@ def with_texts(
     path: Path | None,
     others: Sequence[str] = (),
     saved: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    candidates: Collection[str] = (),
 ) -> "LabeledTexts":
     """Return labels with the texts of a file, for `ClipClassifier`.
 
@@ -267,6 +269,7 @@ def with_texts(
         path: file with class texts, if there is one.
         others: labels of the data that the classifier does not have, such as novel classes; their texts are ignored.
         saved: texts of labels that the file leaves out; without, these are read as they are.
+        candidates: labels for which other texts will be tried.
     """
     from ipo_dspy.class_texts import check_texts, hard_names, load_class_texts
 
@@ -278,7 +281,7 @@ def with_texts(
         shown = first_few([f"{label}: {' + '.join(given)}" for label, given in checked.items()], 2)
         count = f"{len(checked)} of {pluralize(len(labels), 'class')}"
         show.note(f"class texts  {count}" + (f" ({one_line(shown, 120)})" if shown else ""))
-    if hard := hard_names(label for label in labels if label not in checked):
+    if hard := hard_names(label for label in labels if label not in checked and label not in candidates):
         show.note(
             f"CLIP may not understand {pluralize(len(hard), 'class name')} ({first_few(list(map(repr, hard)), 3)}); "
             "pass English words for them with --class-texts FILE"

@@ -177,7 +177,8 @@ def optimize(
     if is_watched():  # like progress bars, not printed to logs
         show.note(f"{data.name}: {sets}")
     tested = [name for dataset in sets.tests.values() for name in dataset.classes]
-    named = inputs.with_texts(sets.train.classes, class_texts, tested)
+    tried = None if candidates is None else load_class_texts(candidates)
+    named = inputs.with_texts(sets.train.classes, class_texts, tested, candidates=tried or ())
     program = ClipClassifier(
         named, template=template, model=model, pretrained=pretrained, device=device, multi_label=several
     )
@@ -186,7 +187,7 @@ def optimize(
     options = opt.ipo_options(ctx) | _models(lms, request_mode, num_threads) | search.arguments()
     options |= {"initial_templates": tuple(initial_templates or ()), "also": also or ()}
     options["optimize"] = tuple(map(str, optimize or (Part.TEMPLATE,)))
-    options["candidates"] = None if candidates is None else load_class_texts(candidates)
+    options["candidates"] = tried
     cluster = opt.ray_arguments(ray, ray_workers, cpus_per_worker, gpus_per_worker, store=store, images=ray_images)
     options["backend"] = None if cluster is None else RayScorer(**cluster)
     folder = search.log_dir or runs.next_free_folder("runs", data.stem or "run")

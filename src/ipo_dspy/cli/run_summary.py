@@ -37,14 +37,15 @@ class RunSummary:
         )
         expected = choice_sentences.expectation(choice, search.decided_by)
         has_new_words = search.class_texts is not None and search.class_texts.changes
+        tied = choice_sentences.ties(choice) + (f"; the plainest: {plainest}" if choice["tied"] > 1 else "")
         found = {
             "template alone" if has_new_words else "expected": expected + combined,
             "against start": choice_sentences.against_start(choice, is_start=search.best == search.baseline),
-            "tied": choice_sentences.ties(choice) + (f"; the plainest: {plainest}" if choice["tied"] > 1 else ""),
+            "tied": tied if choice["compared"] > 1 else None,
             "floors": final.floors,
         }
         if imagenet is not None:
-            found["against the 80"] = choice_sentences.against_imagenet(
+            found["against the 80" + ", template alone" * bool(has_new_words)] = choice_sentences.against_imagenet(
                 imagenet.gain,
                 imagenet.gain_error,
                 images=choice["images"],

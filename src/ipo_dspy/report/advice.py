@@ -16,6 +16,8 @@ WEAK = 20.0
 """Percentage of the images of a class below which it counts as hardly recognized."""
 NOT_FOR_WORDS = (*GOAL, "--steps", "--auto", "--also", "--across", "--description-model")
 """Options of a search for templates that a search for words refuses."""
+OF_WORDS = ("--optimize", "--candidates", "--max-recall-drop")
+"""Options of a search for words that a search for templates alone refuses or does not use."""
 NAMED = 3
 """Maximum number of classes in a sentence, and in the file of words."""
 OTHER_MODEL = {"--model": "ViT-L-14", "--pretrained": "datacomp_xl_s13b_b90k"}
@@ -25,11 +27,11 @@ OTHER_MODEL = {"--model": "ViT-L-14", "--pretrained": "datacomp_xl_s13b_b90k"}
 def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[Command]:
     """Return commands that may improve a result.
 
-    Classes that are hardly recognized call for other words, and for class weights after a search for words; few images
-    call for those of the data that the run left out; a gain that cannot be told apart from none calls for other words
-    and another encoder. Empty until a template is selected, and for what the command line cannot search: a part of a
-    program, or by a metric in Python. With several labels an image only more images are called for: words,
-    weights and that encoder are for one label.
+    Classes that are hardly recognized call for other words, and for class weights after a search for words; new words
+    call for another template; few images call for those of the data that the run left out; a gain that cannot be told
+    apart from none calls for other words and another encoder. Empty until a template is selected, and for what the
+    command line cannot search: a part of a program, or by a metric in Python. With several labels an image only more
+    images are called for: words, weights and that encoder are for one label.
     """
     chosen = choice.summarize(search)
     if chosen is None or search.predictor != "self" or "metric" in run.settings:
@@ -39,6 +41,10 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     )
     is_unclear = search.class_texts is None and not chosen.against_start.startswith("clearly")
     steps = [] if has_several_labels else _for_classes(run, search, folder, below=100.0 if is_unclear else WEAK)
+    if search.class_texts is not None and search.class_texts["changes"]:
+        purpose = "The template was found with the earlier words: search one for the new words"
+        again = {"--class-texts": saved_program(folder)}
+        steps.append(Command(purpose, _optimize(run, search, again, (*OF_WORDS, "--template"))))
     if choice.few_images(search) and (run.command is None or run.command.get("has_spare_images", True)):
         purpose = "Few images decided: use all but the test images, and add some"
         steps.append(Command(purpose, _optimize(run, search, {"--shots": "all"})))

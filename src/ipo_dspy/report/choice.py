@@ -157,11 +157,10 @@ def warnings(search: SearchState) -> list[str]:
         if never:
             count = pluralize(len(never), "class")
             names = first_few(never, CLASSES_NAMED)
-            found.append(
-                f"{count} never predicted correctly on {split} images: {names}; pass other words for such a class "
-                "(--class-texts), or add images of it"
-            )
-    if hard := hard_names(set(search.setup["classes"]) - set(search.setup.get("class_texts", {}))):
+            words = "" if search.class_texts else "pass other words for such a class (--class-texts), or "
+            found.append(f"{count} never predicted correctly on {split} images: {names}; {words}add images of it")
+    texts = search.class_texts["class_texts"] if search.class_texts else search.setup.get("class_texts", {})
+    if hard := hard_names(set(search.setup["classes"]) - set(texts)):
         names = first_few(sorted(hard), CLASSES_NAMED)
         found.append(f"CLIP may not understand the class names {names}; pass English words for them (--class-texts)")
     return [warning[0].upper() + warning[1:] for warning in found if warning]
