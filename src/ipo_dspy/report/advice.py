@@ -28,10 +28,10 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     """Return commands that may improve a result.
 
     Classes that are hardly recognized call for other words, and for class weights after a search for words; new words
-    call for another template; few images call for those of the data that the run left out; a gain that cannot be told
-    apart from none calls for other words and another encoder. Empty until a template is selected, and for what the
-    command line cannot search: a part of a program, or by a metric in Python. With several labels an image only more
-    images are called for: words, weights and that encoder are for one label.
+    call for another template; few images call for those of the data that the run left out; a gain that may be none
+    calls for other words and another encoder. Empty until a template is selected, and for what the command line cannot
+    search: a part of a program, or by a metric in Python. With several labels an image only more images are called for:
+    words, weights and that encoder are for one label.
     """
     chosen = choice.summarize(search)
     if chosen is None or search.predictor != "self" or "metric" in run.settings:
