@@ -124,6 +124,23 @@ def test_lines_of_an_ensemble_say_what_they_add() -> None:
 
 
 @pytest.mark.parametrize(
+    ("gain", "objective", "sentence"),
+    [
+        (-0.3, "accuracy", "no further line improves the accuracy"),
+        (0.04, "accuracy", "no further line improves the accuracy"),
+        (0.06, "accuracy", "1 more line would add +0.1 points and lower the loss by 0.023: --ensemble 2"),
+        (-0.1, "cost", "no further line improves the mean cost"),
+        (0.004, "cost", "1 more line would bring mean cost -0.004 and lower the loss by 0.023: --ensemble 2"),
+    ],
+)
+def test_lines_that_do_not_improve_the_objective_are_not_advised(gain: float, objective: str, sentence: str) -> None:
+    line: EnsembleLineFields = {
+        "text": "a <CLASS>", "accuracy": gain, "accuracy_error": 1.0, "loss": 0.023, "loss_error": 0.005
+    }  # fmt: skip
+    assert choice_sentences.added_lines([line], is_ensemble=False, objective=objective) == sentence
+
+
+@pytest.mark.parametrize(
     ("images", "low", "is_spread_known", "part"),
     [
         (25, 84.7, False, "only 25 images decided, at most one per class:"),

@@ -153,8 +153,9 @@ def added_lines(lines: Sequence[EnsembleLineFields], *, is_ensemble: bool, objec
         return "no further line lowers the loss clearly"
     if not is_ensemble:
         points, nats = sum(line["accuracy"] for line in lines), sum(line["loss"] for line in lines)
-        verb = f"change the {text.label} by" if points < 0 else "add" if text.is_share else "bring"
-        added = f"would {verb} {text.gain(points)} and lower the loss by {nats:.3f}"
+        if round(points, 1 if text.is_share else 3) <= 0:
+            return f"no further line improves the {text.label}"
+        added = f"would {'add' if text.is_share else 'bring'} {text.gain(points)} and lower the loss by {nats:.3f}"
         return f"{pluralize(len(lines), 'more line')} {added}: --ensemble {len(lines) + 1}"
     each = ", ".join(f"{text.gain(line['accuracy'])} and {-line['loss']:+.3f} loss" for line in lines)
     return f"{pluralize(len(lines), 'further line')}, each with what it adds: {each}"
