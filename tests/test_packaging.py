@@ -89,6 +89,12 @@ def test_an_example_runs(name: str, processes: Processes, tmp_path: Path) -> Non
         assert f"saved in {file}" in done.out
 
 
+def test_git_ignores_the_folders_that_the_readme_writes() -> None:
+    folders = set(re.findall(r"--export (\w+)", (ROOT / "README.md").read_text()))
+    assert folders
+    assert {f"/{folder}/" for folder in folders} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 PAGES = "".join((ROOT / page).read_text() for page in ("README.md", "docs/common-tasks.md"))
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL)
 PHOTOS = """
