@@ -62,6 +62,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; run e.g. make PYTHON=python3.12 demo")'
 	@echo "Setting up $(VENV); the first time this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing torch ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "Installing ipo_dspy and what else it needs ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
