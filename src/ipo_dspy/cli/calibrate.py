@@ -12,7 +12,7 @@ from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
-from ipo_dspy.errors import DataError
+from ipo_dspy.errors import DataError, InputError
 from ipo_dspy.scoring.calibration import CalibrationObjective
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def calibrate(
     as_json: opt.Json = False,
 ) -> None:
     """Fit temperature, class weights, and a threshold to labeled images (the validation part of split data)."""
+    if unknown is not None and not unknown.exists():
+        hint = "pass a folder of images that belong to none of the classes"
+        raise InputError("must be an existing folder", argument="unknown", value=str(unknown), hint=hint)
     classifier = clip.load(program)
     classifier.check_single_label("calibrate")
     dataset = images.read_part(data, "validation", "training")
@@ -135,7 +138,8 @@ def _print(found: "CalibrationReport", unknown_label: str | None) -> None:
         settings += [(f"weight of {name}", f"{weight:.2f}") for name, weight in shown]
     if found.threshold:
         score = found.threshold_score.replace("in_distribution", "in-distribution score")
-        settings.append((f"{unknown_label or 'no label'} below {score}", f"{found.threshold:.4f}"))
+        answer = "gives no label" if unknown_label is None else f"answers {unknown_label!r}"
+        settings.append((f"{answer} if the {score} is below", f"{found.threshold:.4f}"))
         settings.append(("answered", f"{found.coverage:.2f} %"))
         if found.answered_accuracy is not None:
             settings.append(("correct of the answered", f"{found.answered_accuracy:.2f} %"))
