@@ -145,6 +145,7 @@ def test_unknown_images_below_the_threshold_are_shown(
     code, out, _ = call(capsys, "classify", str(target), str(folders / "other"))
     assert code == 0
     assert out.count("(unknown)") == 31
+    assert len(re.findall(r"\(unknown\)[ │|]+[a-z -]+ [01]\.\d{3}, ", out)) == 30  # no confidence of its own
     assert out.endswith("\n30 images: (unknown) 30\n")
 
 

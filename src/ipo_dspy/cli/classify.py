@@ -102,7 +102,8 @@ def _cells(result: dict[str, Any], top_k: int | None) -> tuple[str, str, str, st
     shown = _shown_labels(result)
     others = [f"{name} {share:.3f}" for name, share in result["scores"].items() if name not in shown]
     others = others[: NEXT_BEST if top_k is None else top_k]
-    return result["image"], ", ".join(shown), f"{result['confidence']:.3f}", ", ".join(others)
+    is_rejected = result["label"] not in result["scores"]  # the confidence is that of the best class
+    return result["image"], ", ".join(shown), "" if is_rejected else f"{result['confidence']:.3f}", ", ".join(others)
 
 
 def _summary(results: Sequence[dict[str, Any]]) -> str:
