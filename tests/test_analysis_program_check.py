@@ -174,6 +174,9 @@ def test_exit_codes_of_the_command(
         code, shown = call("start.json", "photos", "--against", reference, "--json")
         value = json.loads(shown[shown.index("{") :])
         assert (code, value["is_worse"], value["reference"]["template"]) == (1, True, GOOD)
+        file_shown = "" if reference == GOOD else reference
+        shown = call("start.json", "photos", "--against", reference)[1]
+        assert re.search(rf"│ program +│ start.json *│[^│]+│[^│]+│.*\n│ reference +│ {file_shown} *│", shown)
     code, shown = call("good.json", "photos", "--model", "demo-vit", "--json")
     value = json.loads(shown[shown.index("{") :])
     assert [value[side]["model"].split()[0] for side in ("program", "reference")] == ["demo-vit", "demo"]

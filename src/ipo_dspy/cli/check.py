@@ -76,20 +76,29 @@ def check(
     if as_json:
         show.write_json({**result.plain(), "left_out": len(dataset) - len(result.program.images)})
     else:
-        _print(result, len(dataset))
+        reference_file = "" if isinstance(reference, str) else str(program) if against is None else against
+        _print(result, len(dataset), files=(str(program), reference_file))
         if save is not None:
             show.note(f"saved  {save}")
     if result.is_worse:
         raise Exit(1)
 
 
-def _print(result: "CheckResult", images: int) -> None:
-    sides = (("program", result.program), ("reference", result.reference))
+def _print(result: "CheckResult", images: int, *, files: tuple[str, str]) -> None:
+    sides = zip(("program", "reference"), files, (result.program, result.reference), strict=True)
     lines = [
-        (name, side.template, side.model, f"{side.score.accuracy:.2f}", f"{side.score.loss:.4f}", str(len(side.images)))
-        for name, side in sides
+        (
+            name,
+            file,  # two programs may differ only in the words of their classes
+            side.template,
+            side.model,
+            f"{side.score.accuracy:.2f}",
+            f"{side.score.loss:.4f}",
+            str(len(side.images)),
+        )
+        for name, file, side in sides
     ]
-    show.rows("", ["", "template", "model", "accuracy %>", "loss>", "images>"], lines)
+    show.rows("", ["", "file", "template", "model", "accuracy %>", "loss>", "images>"], lines)
     rows = [
         (
             "same images" if one.same_images else "other images",
