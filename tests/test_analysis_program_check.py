@@ -187,4 +187,11 @@ def test_exit_codes_of_the_command(
     code, shown = call("good.json", "photos", "--against", "missing.json")
     assert (code, "--against must be a file that exists, got 'missing.json'" in shown) == (2, True)
     assert call("good.json", "photos", "--save", "nowhere/file.json")[0] == 2
+    ClipClassifier(task.classes[1:], model="demo").save("fewer.json")
+    for role, programs in (("program", ("fewer.json",)), ("reference", ("good.json", "--against", "fewer.json"))):
+        code, shown = call(programs[0], "photos", *programs[1:])
+        lack = (
+            f"photos has images of 1 class that the {role} does not have ({task.classes[0]}); remove them, or correct"
+        )
+        assert (code, lack in shown) == (2, True), shown
     assert call("good.json", "photos", "--alpha", "0")[0] == 2

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from typer import Option
 
-from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy.cli import data_options as inputs
 from ipo_dspy.cli import objective_options as goals
 from ipo_dspy.cli import options as opt
 from ipo_dspy.cli import output as show
 from ipo_dspy.cli.inference import find_images, readable
 from ipo_dspy.cli.progress import spinner
-from ipo_dspy.errors import DataError, InputError
+from ipo_dspy.errors import InputError
 from ipo_dspy.scoring.calibration import CalibrationObjective
 
 if TYPE_CHECKING:
@@ -62,11 +61,8 @@ def calibrate(
     classifier.check_single_label("calibrate")
     dataset = images.read_part(data, "validation", "training")
     others = None if unknown is None else [str(file) for file in find_images(str(unknown))]
-    dataset = dataset.spelled_as(classifier.classes or ())
-    if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
-        fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the program does not have"
-        remedy = "move them to a separate folder and pass it as --unknown, or remove them"
-        raise DataError(f"{fact} ({first_few(foreign, 3)}); {remedy}")
+    remedy = "move them to a separate folder and pass it as --unknown, or remove them"
+    dataset = inputs.check_known(dataset, classifier, data, remedy=remedy)
     if skip_unreadable:
         dataset = dataset.pick(readable([example.image for example in dataset]))
         others = None if others is None else [others[i] for i in readable(others)]

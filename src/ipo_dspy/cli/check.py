@@ -69,6 +69,10 @@ def check(
             raise InputError("must be a file that exists", argument="against", value=against, hint=hint)
         reference = own.load(against)
     dataset = images.read_part(data, "test", "validation", "training")
+    for role, side in (("program", classifier), ("reference", reference)):
+        if not isinstance(side, str | Outcomes):
+            remedy = "remove them, or correct their labels"
+            dataset = inputs.check_known(dataset, side, data, remedy=remedy, role=role)
     with spinner(f"Checking on {pluralize(len(dataset), 'image')} ..."):
         result = compare(classifier, dataset, reference, alpha=alpha, skip_unreadable=skip_unreadable)
     if save is not None:

@@ -11,10 +11,11 @@ from typer import Option
 from ipo_dspy._internal.counts import first_few, pluralize
 from ipo_dspy._internal.untrusted import one_line
 from ipo_dspy.cli import output as show
-from ipo_dspy.errors import InputError
+from ipo_dspy.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from ipo_dspy.class_texts import LabeledTexts
+    from ipo_dspy.classifier import ClipClassifier
     from ipo_dspy.data import DataOptions, ImageDataset
 
 # Parameters are named like the readers' arguments, so that messages can show the option of each argument.
@@ -253,6 +254,17 @@ def _fit(dataset: "ImageDataset", classes: Sequence[str], name: str) -> "ImageDa
     if without := [label for label in classes if not counts.get(label)]:
         show.note(f"no {name} images of {pluralize(len(without), 'class')}: {', '.join(without[:5])}")
     return type(dataset)(subset, classes=tuple(classes))
+
+
+def check_known(
+    dataset: "ImageDataset", classifier: "ClipClassifier", data: Path, *, remedy: str, role: str = "program"
+) -> "ImageDataset":
+    """Return images with a classifier's spelling of their classes, after checking that it has all of these."""
+    dataset = dataset.spelled_as(classifier.classes or ())
+    if foreign := [name for name in dataset.classes if name not in (classifier.classes or dataset.classes)]:
+        fact = f"{data} has images of {pluralize(len(foreign), 'class')} that the {role} does not have"
+        raise DataError(f"{fact} ({first_few(foreign, 3)}); {remedy}")
+    return dataset
 
 
 def with_texts(
