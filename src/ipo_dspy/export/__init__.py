@@ -111,12 +111,6 @@ def write(
     Warns:
         UserWarning: the format cannot store the class weights and threshold of a calibrated classifier.
     """
-    if weights.can_change_labels and not FORMATS[format].keeps_calibration:
-        warnings.warn(
-            f"{format} cannot store class weights and a threshold, so some labels will differ; "
-            "export safetensors or npz to keep them",
-            stacklevel=3,
-        )
     if not FORMATS[format].loads_model:
         weights = replace(weights, model={**weights.model, **names_alone(weights.model)})
     options = {} if opset is None else {"opset": opset}
@@ -124,3 +118,7 @@ def write(
         FORMATS[format].write(weights, backbone, Path(path), **options)
     except OSError as error:
         raise ProgramFileError(f"{os.fspath(path)!r} cannot be written ({error.strerror}); use another path") from error
+    if weights.can_change_labels and not FORMATS[format].keeps_calibration:
+        others = ", ".join(name for name, each in FORMATS.items() if each.keeps_calibration)
+        fact = f"{format} cannot store class weights and a threshold, so some labels will differ"
+        warnings.warn(f"{fact}; to keep them, export to one of {others}", stacklevel=3)
