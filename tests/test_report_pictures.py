@@ -87,11 +87,11 @@ def test_the_matrix_has_the_counts_of_the_evaluation(run: Path, page: str) -> No
 
     svg = drawing(page, "Confusion matrix")
     drawn = [text for cell in svg.iter("g") if cell.get("class") == "cell" for text in [cell.findtext("text") or "0"]]
-    assert drawn == [str(count) for count in counts[:, :-1].ravel()]  # nothing is taken for a class that is not shown
+    assert drawn == [str(count) for count in counts[:, :-1].ravel()]  # all classes are shown
     titles = [cell.findtext("title") for cell in svg.iter("g") if cell.get("class") == "cell"]
     total = counts[0].sum()
     assert titles[0] == f"{counts[0, 0]} of {total} images of {names[0]} are recognized"
-    assert titles[1] == f"{counts[0, 1]} of {total} images of {names[0]} are taken for {names[1]}"
+    assert titles[1] == f"{counts[0, 1]} of {total} images of {names[0]} are predicted as {names[1]}"
     about = f"Confusion matrix of 6 classes: {np.trace(counts)} of {counts.sum()} images are recognized"
     assert (svg.get("role"), svg.get("aria-label"), svg.findtext("title")) == ("img", about, about)
 
@@ -115,7 +115,7 @@ def test_classes_that_are_not_shown_are_one_column() -> None:
     shown, rows = confusion_matrix("aabbc", "abacb", "abc", most=2)
     svg = ElementTree.fromstring(pictures.draw_matrix({"classes": shown, "counts": rows}))
     assert [text.text for text in svg.iter("text")][2:5] == [*shown, "others"]
-    assert "1 of 2 images of b are taken for another class" in [title.text for title in svg.iter("title")]
+    assert "1 of 2 images of b are predicted as another class" in [title.text for title in svg.iter("title")]
 
 
 # Worst images

@@ -143,6 +143,13 @@ def test_pictures_are_dropped_chosen_and_pasted(
         assert [line for line in window.complaints if "/classify" not in line] == []
 
 
+def test_a_rejected_picture_has_no_confidence(task: DemoTask, pictures: list[Path], tmp_path: Path) -> None:
+    calibrated = task.program.calibrate(task.testset[::20], threshold=1.0, unknown_label="other")
+    with page(tmp_path, calibrated) as (window, _):
+        window.run(TRANSFER, "drop", sent(pictures[0]))
+        assert answers(window, 1) == {pictures[0].name: "other"}
+
+
 def test_what_is_not_a_picture_and_a_server_that_is_gone(
     classifier: ClipClassifier, pictures: list[Path], tmp_path: Path
 ) -> None:

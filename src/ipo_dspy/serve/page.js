@@ -87,7 +87,8 @@ function answer(result) {
   const labels = result.labels ?? [result.label]; // null if the program answers that it does not know
   const scores = Object.entries(result.scores).sort((a, b) => b[1] - a[1]);
   const name = labels.map((label) => label ?? "unknown").join(", ") || "no class";
-  const sure = result.confidence == null ? [] : [" ", element("span", "muted", percent(result.confidence))];
+  const isKnown = result.label in result.scores; // the confidence of a rejected image is that of its best class
+  const sure = result.confidence == null || !isKnown ? [] : [" ", element("span", "muted", percent(result.confidence))];
   const made = [element("p", "label", name, ...sure), table(scores.slice(0, BARS), labels)];
   if (scores.length > BARS) {
     const more = element("details", "", element("summary", "", `${scores.length - BARS} more`));
