@@ -99,6 +99,7 @@ def test_one_number_of_shots_and_nothing_measured_make_no_files(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.end_to_end
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "shots.csv").mkdir()
     with pytest.raises(JournalError, match=rf"'{tmp_path}/shots.csv' cannot be written .*name another folder"):

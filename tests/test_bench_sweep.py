@@ -60,6 +60,7 @@ def of(swept: SweepResult, method: str) -> list[Row]:
     return [row for row in swept.rows.values() if row.method == method]
 
 
+@pytest.mark.end_to_end
 def test_every_cell_is_a_row_with_its_figures(whole: SweepResult) -> None:
     assert not whole.failed
     assert not whole.stopped

@@ -45,6 +45,7 @@ def answers(classifier: ClipClassifier, examples: Any) -> list[Any]:
     return list(classifier.batch([e.with_inputs("image") for e in examples], num_threads=1, disable_progress_bar=True))
 
 
+@pytest.mark.end_to_end
 def test_copy_is_better_on_new_images_and_the_student_is_unchanged(base: DemoTask, calibrated: ClipClassifier) -> None:
     assert not base.program.is_calibrated
     figures = {}
@@ -161,6 +162,7 @@ def test_a_threshold_for_unknown_images_is_saved_and_old_programs_are_for_the_co
     assert ClipClassifier.from_file(tmp_path / "earlier.json").calibration == earlier.calibration
 
 
+@pytest.mark.end_to_end
 def test_weights_follow_costs_and_floors() -> None:
     task = demo.load("grey-food", shots=16, model=DEMO_VIT)
     task.program.template = "grey clip art of a slanted <CLASS>."

@@ -100,6 +100,7 @@ def test_a_file_of_sentences_and_random_crops(capsys: pytest.CaptureFixture[str]
     assert "has no sentences" in json.loads(out)["rows"][0]["error"]
 
 
+@pytest.mark.end_to_end
 def test_an_ablation_prints_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(
         capsys, *CALL[:5], "--seeds", "1", *CALL[7:9], "--ablate", "descriptions", "--ablate", "feedback"

@@ -357,6 +357,7 @@ def test_the_applications_logging_is_untouched_while_a_model_loads(
     assert seen == [before] * len(seen) != []
 
 
+@pytest.mark.end_to_end
 def test_unloaded_models_are_freed_once_nobody_holds_them(tmp_path: Path) -> None:
     first = toy_backbone(tmp_path)
     name, gone = first.name, weakref.ref(first)

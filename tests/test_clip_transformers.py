@@ -244,6 +244,7 @@ def same_weights(root: Path) -> Path:
 SHOTS = 2
 
 
+@pytest.mark.end_to_end
 def test_the_same_weights_classify_the_same_through_both_libraries(same_weights: Path, task: demo.DemoTask) -> None:
     here = ClipClassifier(task.classes, model=f"transformers:{same_weights}", device="cpu")
     there = ClipClassifier(task.classes, model="demo-vit", device="cpu")
@@ -276,6 +277,7 @@ def test_a_search_saves_a_program_that_loads_again(same_weights: Path, task: dem
     assert again(image=image).probabilities == best(image=image).probabilities
 
 
+@pytest.mark.end_to_end
 def test_the_command_line_takes_a_folder(
     same_weights: Path, task: demo.DemoTask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

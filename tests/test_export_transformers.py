@@ -101,6 +101,7 @@ def test_the_page_for_users_of_the_pipeline_runs(
     assert by_export == variables["best"](image="cat.jpg").label
 
 
+@pytest.mark.end_to_end
 def test_what_the_pipeline_cannot_hold_is_refused(tmp_path: Path, task: DemoTask) -> None:
     program = task.program.deepcopy()
     program.template = "a <CLASS>.\npixel art of a <CLASS>"

@@ -86,6 +86,7 @@ def test_autologging_shows_ipo_as_it_shows_copro(autolog: Any, task: demo.DemoTa
     assert ClipClassifier.from_file(saved).template == best.template
 
 
+@pytest.mark.end_to_end
 def test_autologging_leaves_nothing_behind(mlflow: Any, task: demo.DemoTask) -> None:
     mlflow.dspy.autolog(log_compiles=True)
     mlflow.dspy.autolog(disable=True)

@@ -115,6 +115,7 @@ def test_no_class_falls_below_its_floor() -> None:
     assert max(lost[0]) > 0 == max(lost[1], default=0)
 
 
+@pytest.mark.end_to_end
 def test_the_words_follow_the_template() -> None:
     task = food()
     task.program.template = "a photo of a <CLASS>."

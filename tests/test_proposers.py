@@ -122,6 +122,7 @@ def test_what_evolution_writes_can_be_read() -> None:
         assert not re.search(r"\bof (?:of|$|[.,])|\s[,.:]|[,:][,.:]|\.\.", text), text
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("text", ["<CLASS>", "una foto de <CLASS>", "<CLASS>: a <CLASS>.", "a <CLASS>.\nthe <CLASS>."])
 def test_evolution_starts_from_any_template(text: str) -> None:
     texts = EvolutionProposer().propose(asked([trial(text)])).texts
@@ -137,6 +138,7 @@ def random_best(seed: int, budget: int) -> float:
     return max(accuracy(f"a {draw('adjective')} {draw('noun')} of a <CLASS> {draw('after')}.") for _ in range(budget))
 
 
+@pytest.mark.end_to_end
 def test_evolution_finds_a_planted_optimum_far_better_than_random_draws() -> None:
     seeds = range(3)
     found = [max(t.score.accuracy for t in evolve(seed, 15)) for seed in seeds]
@@ -145,6 +147,7 @@ def test_evolution_finds_a_planted_optimum_far_better_than_random_draws() -> Non
     assert np.mean(found) >= np.mean(drawn) + 6.0
 
 
+@pytest.mark.end_to_end
 def test_phrases_that_helped_come_more_often() -> None:
     def share(phrase: str, value: float) -> float:
         trials = [trial("a photo of a <CLASS>.", 0, 50.0), trial(f"a {phrase} photo of a <CLASS>.", 1, value)]

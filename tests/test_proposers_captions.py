@@ -81,6 +81,7 @@ def generated(seed: int, steps: int) -> Iterator[str]:
             yield text
 
 
+@pytest.mark.end_to_end
 def test_hundreds_of_generated_templates_parse_and_none_contradicts_itself() -> None:
     texts = [text for seed in range(10) for text in generated(seed, 4)]
     assert len(texts) == 400

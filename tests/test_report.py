@@ -191,6 +191,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*part"))
 
 
+@pytest.mark.end_to_end
 def test_thousands_of_trials_stay_small_and_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)

@@ -230,6 +230,7 @@ def test_the_encoder_in_use_is_not_advised(name: str, tmp_path: Path) -> None:
     assert "another encoder" not in render_report(tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_advised_commands_have_the_options_of_the_run_and_run(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_costs_without_effect_seldom_pass() -> None:
     assert sum(fit_shifts(*world(seed, 150), rule) is not None for seed in range(100)) <= 5
 
 
+@pytest.mark.end_to_end
 def test_floors_that_are_met_or_compete_seldom_pass() -> None:
     """Without a better decision to be found, a class gains images only by chance, or at the expense of another one."""
     met = DecisionRule.of({}, {"c": 0.1}, accuracy, NAMES)
