@@ -50,6 +50,7 @@ def test_the_loss_falls_and_training_images_are_reported_apart_better(
     assert after.accuracy > before.accuracy
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("name", "n_ctx"),
     [

@@ -112,6 +112,7 @@ def test_fields_of_a_program_file(
     assert_no_controls_in(capsys, command, str(file), str(photos))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
 def test_what_a_server_says(status: int, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reply = Reply(f"{HOSTILE} of a <CLASS>", status=status)

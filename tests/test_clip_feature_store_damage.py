@@ -114,6 +114,7 @@ def test_a_bit_flipped_in_the_table_of_segments_is_reported(copied: Path, part: 
         FeatureStore(copied, ROOMY).get(ORIGIN, key(0))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
 @pytest.mark.parametrize("seed", range(16))
 def test_damage_inside_the_file_gives_an_error_or_the_right_rows(copied: Path, seed: int) -> None:

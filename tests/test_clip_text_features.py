@@ -113,6 +113,7 @@ def test_equal_prompts_are_encoded_once_and_remembered(toy: Backbone, calls: lis
     assert calls == [2, 2]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("wide", [False, True])
 def test_what_shares_a_pass_and_the_number_of_threads_move_features_within_the_bound(
     wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

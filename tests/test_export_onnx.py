@@ -174,6 +174,7 @@ def of_a_part(pixels: torch.Tensor, normalize: bool) -> torch.Tensor:
     return pixels.flatten(1)[:, :128]
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("opset", "message"),
     [
@@ -239,6 +240,7 @@ def test_a_tower_that_onnx_cannot_take_is_named(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.end_to_end
 def test_other_libraries_are_not_silenced(
     tmp_path: Path, task: DemoTask, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

@@ -326,6 +326,7 @@ def test_a_calibrated_program_says_that_its_accuracy_is_older(compiled: ClipClas
     assert known(compiled.calibrate(valset))[0].startswith("Expected before calibration: ")
 
 
+@pytest.mark.end_to_end
 def test_an_evaluation_is_shown_with_its_interval(compiled: ClipClassifier) -> None:
     (result,) = evaluate(compiled, demo.load("pixel-animals", shots=4).testset)
     (line,) = evaluation_results(result, compiled.scored_parts)
@@ -335,6 +336,7 @@ def test_an_evaluation_is_shown_with_its_interval(compiled: ClipClassifier) -> N
     assert "balanced accuracy" in line
 
 
+@pytest.mark.end_to_end
 def test_an_evaluation_of_another_program_is_refused(compiled: ClipClassifier) -> None:
     testset = demo.load("pixel-animals", shots=4).testset
     (result,) = evaluate(compiled, testset)

@@ -106,6 +106,7 @@ def test_requests_of_others_are_left_as_they_were() -> None:
             assert httpx.get(gate.origin, follow_redirects=True, trust_env=False).status_code == 200
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("engine", ["litellm", "auto"])
 @pytest.mark.parametrize(
     "reply", [Reply("ready", drip=0.02), Reply("ready", delay=30.0)], ids=["one byte after another", "silent"]

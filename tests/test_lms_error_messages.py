@@ -70,6 +70,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("reply", UNREADABLE.values(), ids=UNREADABLE)
 def test_no_answer_is_recorded_and_the_step_is_asked_again(
     reply: Reply, task: demo.DemoTask, undisturbed: tuple[Trial, ...], tmp_path: Path
@@ -246,6 +247,7 @@ def test_a_dead_server_in_the_second_of_two_searches_leaves_the_first_result(
     assert str(best.second.template) == "a photo of a <CLASS>."
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
@@ -498,6 +500,7 @@ def test_a_pause_that_is_too_long_ends_a_run_with_what_it_has(
     assert best.detailed_results.trials == tuple(trial for trial in undisturbed if trial.step <= 2)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_a_server_that_falls_silent_ends_a_run_in_its_time(prefetch: bool, task: demo.DemoTask) -> None:
     with Writer(dict.fromkeys(range(1, 9), Reply(delay=100.0))) as server:

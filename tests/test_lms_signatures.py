@@ -112,6 +112,7 @@ def test_no_tag_survives_in_an_answer(pieces: list[str]) -> None:
         assert "</ins>" not in inner
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "piece",
     [

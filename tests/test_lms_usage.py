@@ -65,6 +65,7 @@ def honest(task: demo.DemoTask) -> tuple[int, int]:
         return len(server.requests), server.tokens
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("usage", BAD.values(), ids=BAD)
 def test_a_limit_on_tokens_holds_whatever_a_server_says(
     usage: Any, task: demo.DemoTask, honest: tuple[int, int]
@@ -79,6 +80,7 @@ def test_a_limit_on_tokens_holds_whatever_a_server_says(
     assert "tokens (estimated)" in repr(results.spent)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("usage", BAD.values(), ids=BAD)
 def test_a_limit_on_cost_holds_whatever_a_server_says(usage: Any, task: demo.DemoTask, honest: tuple[int, int]) -> None:
     allowed = cost_usd("openai/gpt-4o-mini", 1000, 50)

@@ -416,6 +416,7 @@ def wrong(labels: Any, probabilities: Any) -> float:
 wrong.__name__ = "right"
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("before", "now"),
     [

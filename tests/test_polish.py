@@ -121,6 +121,7 @@ def test_it_is_not_asked_for_after_a_limit(task: demo.DemoTask) -> None:
     assert (results.status, server.reworded) == ("max_lm_calls", [])
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

@@ -366,6 +366,7 @@ def _strip_rule(journal: Path) -> None:
     journal.write_text(re.sub(r'"(choose|tolerance|ensemble|polish)": [^,]+, ', "", journal.read_text(), count=4))
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("later", "is_old", "why"),
     [

@@ -69,6 +69,7 @@ def test_floors_that_are_met_or_compete_seldom_pass() -> None:
     assert sum(fit_shifts(*world(seed, 150), all_classes) is not None for seed in range(40)) <= 4
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("scale", [1e-3, 1e-2, 1e3])
 def test_temperatures_stay_within_their_limits(scale: float) -> None:
     """Small logits need a temperature at its limit, which weights and shifts, fitted after it, would cross."""

@@ -357,6 +357,7 @@ def test_a_stop_before_compile_is_not_lost_and_holds_for_one_run(task: demo.Demo
     assert optimizer.compile(task.program, task.trainset).detailed_results.status == "finished"
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("no_cache")
 @pytest.mark.parametrize("stage", ["model", "training images", "validation images"])
 def test_a_stop_while_compile_prepares_ends_it_there(task: demo.DemoTask, tmp_path: Path, stage: str) -> None:

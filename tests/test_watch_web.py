@@ -338,6 +338,7 @@ def test_only_this_machine_can_connect(tmp_path: Path) -> None:
                 socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
