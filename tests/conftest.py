@@ -5,6 +5,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dspy
@@ -16,6 +17,7 @@ from helpers.cli_process import Processes
 if TYPE_CHECKING:
     import httpx
 
+    from ipo_dspy.clip.feature_store import FeatureStore
     from ipo_dspy.demo import DemoTask
 
 # Time limits of single examples fail on busy machines and say nothing about the code.
@@ -87,6 +89,25 @@ def forking_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process
     folder = tmp_path_factory.mktemp("forking-parent")
     with Processes(folder, {"HOME": str(folder), "DSPY_CACHEDIR": str(folder / "cache")}) as parent:
         yield parent
+
+
+@pytest.fixture
+def store_folder(tmp_path: Path) -> Iterator[Path]:
+    """The folder of stores of features, none of which stays open after its test."""
+    from ipo_dspy.clip import feature_store
+
+    yield tmp_path / "cache" / "image-features"
+    for store in feature_store._STORES:
+        store._close()
+
+
+@pytest.fixture
+def store(store_folder: Path) -> "FeatureStore":
+    """An empty store of features with much room."""
+    from helpers.feature_rows import ROOMY
+    from ipo_dspy.clip.feature_store import FeatureStore
+
+    return FeatureStore(store_folder, ROOMY)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,19 +17,6 @@ from ipo_dspy.clip import lmdb_segments as segments
 from ipo_dspy.clip.feature_store import FeatureStore, Row
 from ipo_dspy.clip.lmdb_segments import data_file
 from ipo_dspy.errors import StoreError, StoreFullError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of stores, none of which stays open after its test."""
-    yield tmp_path / "cache" / "image-features"
-    for store in module._STORES:
-        store._close()
-
-
-@pytest.fixture
-def store(folder: Path) -> FeatureStore:
-    return FeatureStore(folder, ROOMY)
 
 
 @given(row=arrays(np.float32, st.integers(1, 40)), number=st.integers(0, 99))
@@ -65,10 +51,10 @@ def test_it_is_made_with_the_first_features_and_says_what_it_holds(store: Featur
 
 
 @pytest.fixture
-def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+def small(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     """A store with room for about 850 rows, in which last uses are written down to the moment."""
     monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
-    return FeatureStore(folder, 4_000_000)
+    return FeatureStore(store_folder, 4_000_000)
 
 
 def whole(store: FeatureStore) -> bool:
@@ -100,16 +86,16 @@ def test_what_was_used_longest_ago_goes_first(small: FeatureStore) -> None:
     assert {one.origin for one in small.contents()} == {ORIGIN, loved}
 
 
-def test_there_are_never_more_segments_than_databases(folder: Path) -> None:
-    store = FeatureStore(folder, ROOMY)
+def test_there_are_never_more_segments_than_databases(store_folder: Path) -> None:
+    store = FeatureStore(store_folder, ROOMY)
     origins = [replace(ORIGIN, fingerprint=str(number)) for number in range(segments.SEGMENTS + 3)]
     for origin in origins:
         store.put(origin, rows(0, 1))
     assert [len(found(store, range(1), origin)) for origin in origins] == [0] * 3 + [1] * segments.SEGMENTS
 
 
-def test_a_batch_larger_than_the_limit_is_refused_with_a_message(folder: Path) -> None:
-    store = FeatureStore(folder, 2_000_000)
+def test_a_batch_larger_than_the_limit_is_refused_with_a_message(store_folder: Path) -> None:
+    store = FeatureStore(store_folder, 2_000_000)
     with pytest.raises(StoreFullError, match=r"is full at 2000000 bytes; allow more, e\.g\. export IPO_DSPY_CACHE_L"):
         store.put(ORIGIN, rows(0, 64, width=8192))
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +10,9 @@ import numpy as np
 import pytest
 
 from helpers.feature_rows import BATCH, ORIGIN, ROOMY, found, key, row, rows
-from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip.feature_store import FeatureStore
 from ipo_dspy.clip.lmdb_segments import SegmentFile, data_file
 from ipo_dspy.errors import StoreError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of stores, none of which stays open after its test."""
-    yield tmp_path / "cache" / "image-features"
-    for store in module._STORES:
-        store._close()
-
-
-@pytest.fixture
-def store(folder: Path) -> FeatureStore:
-    return FeatureStore(folder, ROOMY)
 
 
 def replace_bit(data: bytes) -> bytes:
@@ -141,27 +126,27 @@ def test_damage_inside_the_file_gives_an_error_or_the_right_rows(copied: Path, s
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"name,label\n" * 9000], ids=["empty", "short", "table"])
-def test_a_foreign_file_in_its_place(folder: Path, content: bytes) -> None:
-    folder.mkdir(parents=True)
-    data_file(folder).write_bytes(content)
-    store = FeatureStore(folder, ROOMY)
+def test_a_foreign_file_in_its_place(store_folder: Path, content: bytes) -> None:
+    store_folder.mkdir(parents=True)
+    data_file(store_folder).write_bytes(content)
+    store = FeatureStore(store_folder, ROOMY)
     if content:
         with pytest.raises(StoreError, match=r"is damaged or not a cache .*; remove it with: ipo-dspy cache clear"):
             store.get(ORIGIN, key(0))
-        assert data_file(folder).read_bytes() == content
+        assert data_file(store_folder).read_bytes() == content
         store.clear()
     store.put(ORIGIN, rows(0))
     assert len(found(store, range(BATCH))) == BATCH
 
 
-def test_the_lmdb_of_another_program_is_left_alone(folder: Path) -> None:
-    folder.parent.mkdir(parents=True)
-    with lmdb.open(str(folder)) as env, env.begin(write=True) as txn:
+def test_the_lmdb_of_another_program_is_left_alone(store_folder: Path) -> None:
+    store_folder.parent.mkdir(parents=True)
+    with lmdb.open(str(store_folder)) as env, env.begin(write=True) as txn:
         txn.put(b"about", b"somebody's")
-    before = data_file(folder).read_bytes()
+    before = data_file(store_folder).read_bytes()
     with pytest.raises(StoreError, match=r"data\.mdb' belongs to another program; take another folder, e\.g\. export"):
-        FeatureStore(folder, ROOMY).put(ORIGIN, rows(0))
-    assert data_file(folder).read_bytes() == before
+        FeatureStore(store_folder, ROOMY).put(ORIGIN, rows(0))
+    assert data_file(store_folder).read_bytes() == before
 
 
 def test_another_version_is_left_alone(copied: Path) -> None:
@@ -190,12 +175,12 @@ def test_a_folder_without_write_permission(copied: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 @pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "../image-features.lock"])
-def test_a_named_pipe_in_the_place_of_a_file_is_reported_and_left_alone(folder: Path, name: str) -> None:
-    folder.mkdir(parents=True)
-    os.mkfifo(folder / name)
-    store = FeatureStore(folder, ROOMY)
+def test_a_named_pipe_in_the_place_of_a_file_is_reported_and_left_alone(store_folder: Path, name: str) -> None:
+    store_folder.mkdir(parents=True)
+    os.mkfifo(store_folder / name)
+    store = FeatureStore(store_folder, ROOMY)
     with pytest.raises(StoreError, match=r"cannot be used \(.*\); take another folder"):
         store.get(ORIGIN, key(0))
     with pytest.raises(StoreError, match=r"cannot be used \(.*\); take another folder"):
         store.put(ORIGIN, rows(0))
-    assert (folder / name).is_fifo()
+    assert (store_folder / name).is_fifo()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,28 +14,14 @@ import numpy as np
 import pytest
 
 from helpers.feature_rows import BATCH, CHILD, ORIGIN, ROOMY, child, ended, found, key, rows
-from ipo_dspy.clip import feature_store as module
 from ipo_dspy.clip import lmdb_segments as segments
 from ipo_dspy.clip.feature_store import FeatureStore
 from ipo_dspy.clip.lmdb_segments import data_file, folder_lock
 from ipo_dspy.errors import StoreError
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of stores, none of which stays open after its test."""
-    yield tmp_path / "cache" / "image-features"
-    for store in module._STORES:
-        store._close()
-
-
-@pytest.fixture
-def store(folder: Path) -> FeatureStore:
-    return FeatureStore(folder, ROOMY)
-
-
 @pytest.mark.end_to_end
-def test_processes_at_once_all_keep_what_they_put(folder: Path) -> None:
+def test_processes_at_once_all_keep_what_they_put(store_folder: Path) -> None:
     """They overlap, found the file together, and read while others write."""
     script = """
 for first in range(int(sys.argv[2]), int(sys.argv[2]) + 160, BATCH):
@@ -44,13 +29,13 @@ for first in range(int(sys.argv[2]), int(sys.argv[2]) + 160, BATCH):
     found(store, range(first, first + BATCH))
 print(len(found(store, range(int(sys.argv[2]), int(sys.argv[2]) + 160))))
 """
-    processes = [child(script, folder, first) for first in (0, 80, 160, 240)]
+    processes = [child(script, store_folder, first) for first in (0, 80, 160, 240)]
     assert [ended(process) for process in processes] == ["160\n"] * 4
-    assert len(found(FeatureStore(folder, ROOMY), range(1000))) == 400
+    assert len(found(FeatureStore(store_folder, ROOMY), range(1000))) == 400
 
 
 @pytest.mark.end_to_end
-def test_a_kill_loses_nothing_that_was_put_and_leaves_no_half_batch(folder: Path) -> None:
+def test_a_kill_loses_nothing_that_was_put_and_leaves_no_half_batch(store_folder: Path) -> None:
     script = """
 for number in range(int(sys.argv[2]), 10**6):
     store.put(ORIGIN, rows(number * BATCH))
@@ -58,7 +43,7 @@ for number in range(int(sys.argv[2]), 10**6):
 """
     rng, number = np.random.default_rng(0), 0
     for _ in range(8):
-        process = child(script, folder, number)
+        process = child(script, store_folder, number)
         assert process.stdout is not None
         for _ in range(int(rng.integers(1, 40))):
             number = int(process.stdout.readline())
@@ -66,12 +51,12 @@ for number in range(int(sys.argv[2]), 10**6):
         process.send_signal(signal.SIGKILL)
         more, _ = process.communicate()  # what it could still say
         number = 1 + max([number, *map(int, more.split())])
-        held = found(FeatureStore(folder, ROOMY), range((number + 2) * BATCH))
+        held = found(FeatureStore(store_folder, ROOMY), range((number + 2) * BATCH))
         assert set(held) >= set(range(number * BATCH))
         assert len(held) % BATCH == 0
 
 
-def test_a_full_disk_stops_writing_and_no_reading(folder: Path) -> None:
+def test_a_full_disk_stops_writing_and_no_reading(store_folder: Path) -> None:
     """RLIMIT_FSIZE ends files at a size, as a full disk does."""
     script = """
 FeatureStore(Path(sys.argv[1]), ROOMY).put(ORIGIN, rows(0))
@@ -87,16 +72,16 @@ except StoreFullError as error:
     print(error)
 print(number, len(found(store, range((number + 2) * BATCH), width=4096)) // BATCH)
 """
-    said, numbers = ended(child(script, folder, 8_000_000)).splitlines()
+    said, numbers = ended(child(script, store_folder, 8_000_000)).splitlines()
     assert "cannot be written (File too large); free space, or take another folder" in said
     put, held = map(int, numbers.split())
     assert put == held > 2
-    store = FeatureStore(folder / ".." / "other" / "image-features", ROOMY)
+    store = FeatureStore(store_folder / ".." / "other" / "image-features", ROOMY)
     store.put(ORIGIN, rows(put * BATCH, width=4096))  # there is room again
     assert len(found(store, range((put + 2) * BATCH), width=4096)) == (put + 1) * BATCH
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_no_half_file(folder: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_leaves_no_half_file(store_folder: Path) -> None:
     script = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
 try:
@@ -104,9 +89,9 @@ try:
 except StoreFullError as error:
     print(error)
 """
-    assert "cannot be written" in ended(child(script, folder))
-    assert not data_file(folder).exists()
-    store = FeatureStore(folder, ROOMY)
+    assert "cannot be written" in ended(child(script, store_folder))
+    assert not data_file(store_folder).exists()
+    store = FeatureStore(store_folder, ROOMY)
     store.put(ORIGIN, rows(0))
     assert len(found(store, range(BATCH))) == BATCH
 
@@ -150,7 +135,7 @@ print(tried(lambda: store.put(ORIGIN, rows(BATCH))))
 
 
 @pytest.mark.parametrize("size", [64, 8])
-def test_a_process_with_little_address_space(folder: Path, size: int) -> None:
+def test_a_process_with_little_address_space(store_folder: Path, size: int) -> None:
     """As batch systems and `ulimit -v` leave it."""
     script = """
 size = int(sys.argv[2]) << 30
@@ -158,9 +143,9 @@ resource.setrlimit(resource.RLIMIT_AS, (size, size))
 store.put(ORIGIN, rows(0))
 print(len(found(store, range(2 * BATCH))))
 """
-    FeatureStore(folder, ROOMY).put(ORIGIN, rows(BATCH))
-    assert ended(child(script, folder, size)) == f"{2 * BATCH}\n"
-    assert len(found(FeatureStore(folder, ROOMY), range(2 * BATCH))) == 2 * BATCH
+    FeatureStore(store_folder, ROOMY).put(ORIGIN, rows(BATCH))
+    assert ended(child(script, store_folder, size)) == f"{2 * BATCH}\n"
+    assert len(found(FeatureStore(store_folder, ROOMY), range(2 * BATCH))) == 2 * BATCH
 
 
 def test_a_process_whose_store_is_cleared_by_another_continues(store: FeatureStore) -> None:
@@ -260,7 +245,7 @@ with segments.folder_lock(store.folder):
     FeatureStore(store.folder, ROOMY).put(ORIGIN, rows(BATCH))
 
 
-def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_somebody_holds_is_waited_for_once(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not by each thread in turn."""
     waits: list[Path] = []
 
@@ -275,8 +260,8 @@ def test_a_lock_that_somebody_holds_is_waited_for_once(folder: Path, monkeypatch
 
     monkeypatch.setattr(segments, "_LOCK_SECONDS", 0.2)
     monkeypatch.setattr(segments, "folder_lock", counted)
-    store, ends = FeatureStore(folder, ROOMY), list[str]()
-    with folder_lock(folder):
+    store, ends = FeatureStore(store_folder, ROOMY), list[str]()
+    with folder_lock(store_folder):
         threads = [threading.Thread(target=read) for _ in range(16)]
         for thread in threads:
             thread.start()

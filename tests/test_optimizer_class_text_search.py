@@ -290,6 +290,8 @@ def test_the_command_line_finds_words_and_leaves_novel_classes(
         "class_texts",
         "--candidates",
         str(tmp_path / "texts.csv"),
+        "--steps",
+        "0",
         "--log-dir",
         str(tmp_path / "run"),
     ]
@@ -311,7 +313,7 @@ def test_the_command_line_finds_words_and_leaves_novel_classes(
     assert "of 1 tied" not in page
     (again,) = [shlex.split(html.unescape(text)) for text in re.findall(r"ipo-dspy optimize[^<]*", page)]
     assert again[-2:] == ["--class-texts", "run/best.json"]
-    assert not {"--optimize", "--candidates", "--template"} & set(again)
+    assert not {"--optimize", "--candidates", "--template", "--steps"} & set(again)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         main([*again[1:], "--dry-run"])

@@ -44,7 +44,8 @@ def improvements(run: RunState, search: SearchState, folder: Path) -> Sequence[C
     if search.class_texts is not None and search.class_texts["changes"]:
         purpose = "The template was found with the earlier words: search one for the new words"
         again = {"--class-texts": saved_program(folder)}
-        steps.append(Command(purpose, _optimize(run, search, again, (*OF_WORDS, "--template"))))
+        of_words = OF_WORDS if run.settings.get("steps") else (*OF_WORDS, "--steps")  # 0 without a template search
+        steps.append(Command(purpose, _optimize(run, search, again, (*of_words, "--template"))))
     if choice.few_images(search) and (run.command is None or run.command.get("has_spare_images", True)):
         purpose = "Few images decided: use all but the test images, and add some"
         steps.append(Command(purpose, _optimize(run, search, {"--shots": "all"})))
